@@ -1,0 +1,44 @@
+/** @file What every data set is to the rest of Tessera. */
+
+/** One clip and what is known of it. */
+export interface Sample {
+  /** Names the clip for good: file and span, or generator, split and index. */
+  readonly id: string;
+  /** [T, H, W, 3] RGB, row-major. */
+  readonly clip: Uint8Array;
+  /** Class index, or -1 when the set has no classes. */
+  readonly label: number;
+  readonly caption: string;
+  /** Mono waveform of the clip's exact time span, in [-1, 1], when the set has sound. */
+  readonly audio?: Float32Array;
+  /** Exact generative factors, when they are known (procedural sets). */
+  readonly factors?: { readonly [name: string]: number | string | boolean };
+}
+
+/**
+ * One split of a data set with random access. `get` is a pure function of (index, visit): the same
+ * two numbers give the same bytes in any process, so order and resumption are the loader's alone.
+ */
+export interface Dataset {
+  readonly type: string;
+  readonly split: "train" | "validation";
+  /** Number of items of an epoch. Infinite generators state the epoch length they were given. */
+  readonly size: number;
+  readonly frames: number;
+  readonly height: number;
+  readonly width: number;
+  /** Frames a second of the clips. */
+  readonly fps: number;
+  /** Samples a second of the sound, 0 without sound. */
+  readonly audioRate: number;
+  /** Class names by label. */
+  readonly classes: readonly string[];
+  /** Changes when the content would: generator version and options, or the files' names, sizes and times. */
+  readonly fingerprint: string;
+  /**
+   * @param index 0 <= index < size
+   * @param visit how often this index was drawn before (the epoch); random crops and spans differ by it
+   */
+  get(index: number, visit: number): Promise<Sample>;
+  close(): Promise<void>;
+}

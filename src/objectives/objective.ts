@@ -1,0 +1,57 @@
+/** @file What a transformer learns from tokens, and how it makes new ones. */
+
+import type * as tf from "@tensorflow/tfjs-core";
+import type { Scope } from "../models/scope.ts";
+import type { Device } from "../runtime/device.ts";
+import type { HostTensors } from "../runtime/tensors.ts";
+
+/** The token sequences that a transformer is built for. */
+export interface TokenSpace {
+  /** The latent grid (t, h, w); sequences are flattened in this order, N = t·h·w. */
+  readonly grid: readonly [number, number, number];
+  /** Sizes of the F sub-vocabularies. */
+  readonly factors: readonly number[];
+  /** Number of class labels; 0 when there are none. */
+  readonly classes: number;
+}
+
+/** What a training or validation batch holds on the host. */
+export interface TokenBatch {
+  /** B·N·F sub-ids, row-major. */
+  readonly ids: Int32Array;
+  /** B labels. */
+  readonly labels: Int32Array;
+  readonly size: number;
+}
+
+export interface SampleOptions {
+  /** One label a sample. */
+  readonly labels: Int32Array;
+  readonly seed: number;
+  /** Sub-ids that are given, [B, N, F], with `known` [B, N] saying which tokens; they never change. */
+  readonly condition?: { readonly ids: Int32Array; readonly known: Uint8Array };
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/**
+ * A built objective with its transformer. Random numbers are data: `inputs` draws them on the host
+ * for one step, `loss` is traceable and gets them as tensors.
+ */
+export interface Objective {
+  readonly type: string;
+  readonly scope: Scope;
+  readonly space: TokenSpace;
+
+  /**
+   * The device inputs of one step: ids and labels and the step's noise (masks, dropped labels).
+   * @param seed the run's seed; @param step the key of the noise: same step, same noise
+   */
+  inputs(batch: TokenBatch, seed: number, step: number, training: boolean): HostTensors;
+  /** The loss (nats a predicted token, see each objective) and scalars worth a curve. */
+  loss(inputs: { readonly [name: string]: tf.Tensor }): {
+    readonly loss: tf.Scalar;
+    readonly metrics: { readonly [name: string]: tf.Scalar };
+  };
+  /** New token sequences: B·N·F sub-ids. Compiles what it needs on `device` once. */
+  sampler(device: Device): (options: SampleOptions) => Promise<Int32Array>;
+}

@@ -1,0 +1,65 @@
+/** @file What every tokenizer is to the rest of Tessera. */
+
+import type * as tf from "@tensorflow/tfjs-core";
+import type { Scope } from "../models/scope.ts";
+
+/** The clips that a tokenizer is built for. An image is a clip of one frame. */
+export interface ClipShape {
+  readonly frames: number;
+  readonly height: number;
+  readonly width: number;
+}
+
+/** Tokens of a batch of clips. */
+export interface Tokens {
+  /** [B, t, h, w, F] int32: F sub-ids a token; sub-id f is in [0, factors[f]). */
+  readonly ids: tf.Tensor5D;
+  /** [B, t, h, w, D] float32: the quantized codes, what the decoder is given. */
+  readonly codes: tf.Tensor5D;
+}
+
+export interface TokenizerLoss {
+  /** The scalar to descend. */
+  readonly loss: tf.Scalar;
+  /** Its parts and other scalars worth a curve, by metric name. */
+  readonly metrics: { readonly [name: string]: tf.Scalar };
+  /** [B, T, H, W, 3] in about [-1, 1]. */
+  readonly reconstruction: tf.Tensor5D;
+  /** [B, t, h, w, F] int32. */
+  readonly ids: tf.Tensor5D;
+}
+
+/**
+ * A built tokenizer. All methods are traceable (ordinary tf operations). Pixels are float32 in
+ * [-1, 1], channel-last. Any batch size works; clips must have the built shape.
+ */
+export interface Tokenizer {
+  readonly type: string;
+  /** All its variables: parameters and codebook statistics. */
+  readonly scope: Scope;
+  readonly clip: ClipShape;
+  /** The latent grid (t, h, w) of a clip. */
+  readonly grid: readonly [number, number, number];
+  /** The sizes of the sub-vocabularies; the vocabulary is their product. */
+  readonly factors: readonly number[];
+  /** Width D of a code. */
+  readonly width: number;
+
+  /** @param clips [B, T, H, W, 3] in [-1, 1] */
+  encode(clips: tf.Tensor5D): Tokens;
+  /** Codes of ids: [B, t, h, w, F] int32 to [B, t, h, w, D]. */
+  lookup(ids: tf.Tensor5D): tf.Tensor5D;
+  /** Pixels of codes: [B, t, h, w, D] to [B, T, H, W, 3], not clipped. */
+  decode(codes: tf.Tensor5D): tf.Tensor5D;
+  /**
+   * The training loss. Codebook statistics are assigned inside (only when `training`).
+   * @param clips [B, T, H, W, 3] in [-1, 1]
+   * @param step scalar float32: optimizer steps done, the one clock of all schedules
+   */
+  loss(clips: tf.Tensor5D, step: tf.Scalar, training: boolean): TokenizerLoss;
+}
+
+/** log2 of the vocabulary: nominal bits of one token. */
+export function bitsPerToken(tokenizer: Pick<Tokenizer, "factors">): number {
+  return tokenizer.factors.reduce((bits, size) => bits + Math.log2(size), 0);
+}
