@@ -8,9 +8,16 @@
  * the config's hash leaves it out.
  */
 
-import { type Static, type TObject, type TProperties, type TSchema, Type } from "typebox";
+import {
+  type Static,
+  type TObject,
+  type TProperties,
+  type TSchema,
+  type TUnsafe,
+  Type,
+} from "typebox";
 
-export { type Static, type TObject, type TProperties, type TSchema, Type };
+export { type Static, type TObject, type TProperties, type TSchema, type TUnsafe, Type };
 
 /** A closed object: unknown keys are errors. */
 export function closed<P extends TProperties>(
@@ -34,7 +41,7 @@ export function component<const M extends { readonly [type: string]: Member }>(
   group: string,
   members: M,
   description?: string,
-): TSchema & { static: Static<M[keyof M]["schema"]> } {
+): TUnsafe<Static<M[keyof M]["schema"]>> {
   return Type.Unsafe<Static<M[keyof M]["schema"]>>({
     type: "object",
     group,
@@ -42,5 +49,5 @@ export function component<const M extends { readonly [type: string]: Member }>(
     required: ["type"],
     discriminator: { propertyName: "type" },
     oneOf: Object.values(members).map((member) => member.schema),
-  }) as TSchema & { static: Static<M[keyof M]["schema"]> };
+  });
 }
