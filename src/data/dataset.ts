@@ -12,7 +12,18 @@ export interface Sample {
   /** Mono waveform of the clip's exact time span, in [-1, 1], when the set has sound. */
   readonly audio?: Float32Array;
   /** Exact generative factors, when they are known (procedural sets). */
-  readonly factors?: { readonly [name: string]: number | string | boolean };
+  readonly factors?: Factors;
+}
+
+/** Generative factors by name; what changes over the clip is a list of one number a frame. */
+export type Factors = {
+  readonly [name: string]: number | string | boolean | readonly number[];
+};
+
+/** A file that was left out, and why. */
+export interface Skipped {
+  readonly file: string;
+  readonly reason: string;
 }
 
 /**
@@ -35,10 +46,20 @@ export interface Dataset {
   readonly classes: readonly string[];
   /** Changes when the content would: generator version and options, or the files' names, sizes and times. */
   readonly fingerprint: string;
+  /** Files that were found and left out when the set was opened. */
+  readonly skipped?: readonly Skipped[];
   /**
    * @param index 0 <= index < size
    * @param visit how often this index was drawn before (the epoch); random crops and spans differ by it
    */
   get(index: number, visit: number): Promise<Sample>;
   close(): Promise<void>;
+}
+
+/**
+ * A sample that cannot be had: its file vanished or does not decode. The loader draws another in its
+ * place and says so once; any other error of `get` ends the run.
+ */
+export class SampleError extends Error {
+  override name = "SampleError";
 }

@@ -1,0 +1,249 @@
+/**
+ * @file Batches in an order that is a pure function of (seed, epoch): nothing else, neither the
+ * number of workers nor timing nor an interruption, changes which clip comes when.
+ *
+ * With `world` ranks the global batch is `batch · world` clips, and rank r gets the r-th slice of
+ * it. So the ranks' batches of one step, put together, are the batch of a single rank of that size.
+ */
+
+import { UserError } from "../config/errors.ts";
+import { Random } from "../runtime/random.ts";
+import { type Dataset, type Factors, type Sample, SampleError } from "./dataset.ts";
+import { warnOnce } from "./warnings.ts";
+
+export interface Batch {
+  /** B. Only the last batch of a pass may have fewer than asked for. */
+  readonly size: number;
+  /** [B, T, H, W, 3] */
+  readonly clips: Uint8Array;
+  /** [B]; -1 where the set has no classes. */
+  readonly labels: Int32Array;
+  readonly ids: readonly string[];
+  readonly captions: readonly string[];
+  /** [B, samples] when the set has sound. */
+  readonly audio?: Float32Array;
+  readonly factors: readonly (Factors | undefined)[];
+}
+
+export interface BatchOptions {
+  /** Clips a batch, of this rank. */
+  readonly batch: number;
+  /** The run's seed, for the order. */
+  readonly seed: number;
+  readonly rank?: number;
+  readonly world?: number;
+  /** Batches made ahead of need. Default 2. */
+  readonly prefetch?: number;
+}
+
+/** The next batch that `Loader.next` will give: all that resuming needs. Plain JSON. */
+export interface LoaderState {
+  readonly epoch: number;
+  /** Within the epoch, from 0. */
+  readonly batch: number;
+}
+
+interface Draw {
+  readonly index: number;
+  readonly visit: number;
+}
+
+/**
+ * Endless shuffled batches for training. Each epoch is a new permutation; what does not fill a
+ * global batch at its end is dropped. A set smaller than one global batch is passed through as often
+ * as it takes to fill one, each pass a permutation and a visit of its own.
+ */
+export class Loader {
+  readonly dataset: Dataset;
+  readonly batchesPerEpoch: number;
+  readonly #options: Required<BatchOptions>;
+  readonly #passes: number;
+  readonly #queue: Promise<Batch>[] = [];
+  /** The next batch to return. */
+  #returned: LoaderState = { epoch: 0, batch: 0 };
+  /** The next batch to start. */
+  #started: LoaderState = { epoch: 0, batch: 0 };
+  #order: { readonly epoch: number; readonly draws: readonly Draw[] } | undefined;
+
+  constructor(dataset: Dataset, options: BatchOptions) {
+    this.dataset = dataset;
+    this.#options = checked(options);
+    const whole = this.#options.batch * this.#options.world;
+    this.#passes = Math.max(1, Math.ceil(whole / dataset.size));
+    this.batchesPerEpoch = Math.floor((this.#passes * dataset.size) / whole);
+  }
+
+  /** The next batch of this rank. */
+  async next(): Promise<Batch> {
+    if (this.#queue.length === 0) {
+      this.#start();
+    }
+    const batch = await this.#queue[0]!;
+    this.#queue.shift();
+    this.#returned = this.#after(this.#returned);
+    while (this.#queue.length < this.#options.prefetch) {
+      this.#start();
+    }
+    return batch;
+  }
+
+  /** Where the next `next` is. A loader that resumes from it goes on with exactly that batch. */
+  state(): LoaderState {
+    return this.#returned;
+  }
+
+  /** Go to a state of a loader of the same set and options. */
+  resume(state: LoaderState): void {
+    if (state.batch >= this.batchesPerEpoch) {
+      throw new RangeError(
+        `cannot resume at batch ${state.batch}: an epoch has ${this.batchesPerEpoch} batches`,
+      );
+    }
+    this.#queue.length = 0;
+    this.#returned = { epoch: state.epoch, batch: state.batch };
+    this.#started = this.#returned;
+  }
+
+  #after({ epoch, batch }: LoaderState): LoaderState {
+    return batch + 1 < this.batchesPerEpoch
+      ? { epoch, batch: batch + 1 }
+      : { epoch: epoch + 1, batch: 0 };
+  }
+
+  #start(): void {
+    const { epoch, batch } = this.#started;
+    const { batch: size, rank, world } = this.#options;
+    const first = (batch * world + rank) * size;
+    const draws = this.#epochOrder(epoch).slice(first, first + size);
+    const made = makeBatch(this.dataset, draws);
+    // The failure belongs to the `next` that meets it, which may be some steps away.
+    made.catch(() => undefined);
+    this.#queue.push(made);
+    this.#started = this.#after(this.#started);
+  }
+
+  #epochOrder(epoch: number): readonly Draw[] {
+    if (this.#order?.epoch !== epoch) {
+      const draws: Draw[] = [];
+      for (let pass = 0; pass < this.#passes; pass++) {
+        const visit = epoch * this.#passes + pass;
+        const order = new Random(this.#options.seed, "data/order", visit).permutation(
+          this.dataset.size,
+        );
+        for (const index of order) {
+          draws.push({ index, visit });
+        }
+      }
+      this.#order = { epoch, draws };
+    }
+    return this.#order.draws;
+  }
+}
+
+/**
+ * One exact pass in the set's own order: every item once, the last batch as small as it must be.
+ * With several ranks each global batch is cut into near-equal slices; a rank may get none of the last.
+ * @param limit stop after this many items
+ */
+export async function* onePass(
+  dataset: Dataset,
+  options: Omit<BatchOptions, "seed">,
+  limit = dataset.size,
+): AsyncGenerator<Batch> {
+  const { batch, rank, world, prefetch } = checked({ ...options, seed: 0 });
+  const total = Math.min(limit, dataset.size);
+  const whole = batch * world;
+  const queue: Promise<Batch>[] = [];
+  let next = 0;
+  const fill = (): void => {
+    while (next < total && queue.length <= prefetch) {
+      const count = Math.min(whole, total - next);
+      const first = next + Math.floor((rank * count) / world);
+      const last = next + Math.floor(((rank + 1) * count) / world);
+      next += count;
+      if (last > first) {
+        const draws = Array.from({ length: last - first }, (_, i) => ({
+          index: first + i,
+          visit: 0,
+        }));
+        const made = makeBatch(dataset, draws);
+        made.catch(() => undefined);
+        queue.push(made);
+      }
+    }
+  };
+  for (fill(); queue.length > 0; fill()) {
+    yield await queue.shift()!;
+  }
+}
+
+function checked(options: BatchOptions): Required<BatchOptions> {
+  const { batch, seed, rank = 0, world = 1, prefetch = 2 } = options;
+  if (!Number.isInteger(batch) || batch < 1) {
+    throw new RangeError(`a batch needs at least one clip, got ${batch}`);
+  }
+  if (
+    !(Number.isInteger(world) && world >= 1 && Number.isInteger(rank) && rank >= 0 && rank < world)
+  ) {
+    throw new RangeError(`expected 0 <= rank < world, got rank ${rank} of ${world}`);
+  }
+  return { batch, seed, rank, world, prefetch };
+}
+
+async function makeBatch(dataset: Dataset, draws: readonly Draw[]): Promise<Batch> {
+  const samples = await Promise.all(draws.map((draw) => drawSample(dataset, draw)));
+  return stack(samples);
+}
+
+/**
+ * The sample of a draw. One that cannot be had is replaced by the next index that can, so a
+ * vanished file changes one clip and not the order of all others.
+ */
+async function drawSample(dataset: Dataset, { index, visit }: Draw): Promise<Sample> {
+  let reason = "";
+  for (let step = 0; step < dataset.size; step++) {
+    try {
+      return await dataset.get((index + step) % dataset.size, visit);
+    } catch (error) {
+      if (!(error instanceof SampleError)) {
+        throw error;
+      }
+      reason = error.message;
+      warnOnce(`${dataset.split} data: ${reason}; the next clip takes its place`);
+    }
+  }
+  throw new UserError(
+    `none of the ${dataset.size} clips of the ${dataset.split} split can be read; the last one: ${reason}`,
+    "Check that the files are still there and readable.",
+  );
+}
+
+/** Put samples of one shape together. */
+export function stack(samples: readonly Sample[]): Batch {
+  const size = samples.length;
+  const length = samples[0]?.clip.length ?? 0;
+  const clips = new Uint8Array(size * length);
+  const sounds = samples[0]?.audio?.length ?? 0;
+  const audio = new Float32Array(size * sounds);
+  for (const [i, sample] of samples.entries()) {
+    if (sample.clip.length !== length || (sample.audio?.length ?? 0) !== sounds) {
+      throw new RangeError(
+        `the clips of a batch must have one shape: ${sample.id} has ${sample.clip.length} pixel and ` +
+          `${sample.audio?.length ?? 0} sound values, ${samples[0]!.id} ${length} and ${sounds}`,
+      );
+    }
+    clips.set(sample.clip, i * length);
+    if (sample.audio) {
+      audio.set(sample.audio, i * sounds);
+    }
+  }
+  return {
+    size,
+    clips,
+    labels: Int32Array.from(samples, (sample) => sample.label),
+    ids: samples.map((sample) => sample.id),
+    captions: samples.map((sample) => sample.caption),
+    ...(sounds > 0 ? { audio } : {}),
+    factors: samples.map((sample) => sample.factors),
+  };
+}

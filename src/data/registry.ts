@@ -1,0 +1,26 @@
+/** @file The data sets by `type`. A new one is a file with `schema` and `open`, and a line here. */
+
+import { component, type Static } from "../config/schema.ts";
+import type { Dataset } from "./dataset.ts";
+import * as movingShapes from "./moving-shapes.ts";
+
+export const datasets = {
+  "moving-shapes": movingShapes,
+} as const;
+
+export const datasetSchema = component("datasets", datasets, "Where clips come from.");
+
+export type DatasetConfig = Static<typeof datasetSchema>;
+
+/**
+ * Open one split of a data set.
+ * @param seed the run's seed: random crops and spans, and endless generators, follow it
+ * @throws UserError when the set cannot give a clip at all
+ */
+export function openDataset(
+  config: DatasetConfig,
+  split: "train" | "validation",
+  seed: number,
+): Promise<Dataset> {
+  return movingShapes.open(config, split, seed);
+}
