@@ -1,0 +1,72 @@
+/**
+ * @file A tokenizer out of its three parts: encoder, quantizer, decoder, with the training loss that
+ * MAGVIT and MAGVIT-v2 share: pixel reconstruction plus the quantizer's own terms.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { type Static, type TObject, Type } from "../config/schema.ts";
+import type { Scope } from "../models/scope.ts";
+import { type CnnConfig, type CnnStyle, decoder, encoder, latentGrid } from "./cnn.ts";
+import type { QuantizerConfig } from "./quantizers/registry.ts";
+import { buildQuantizer } from "./quantizers/registry.ts";
+import type { ClipShape, Tokenizer } from "./tokenizer.ts";
+
+/** The config keys of the reconstruction loss. */
+export function lossProperties(defaults: { readonly l2_weight: number }) {
+  return {
+    l1_weight: Type.Number({
+      minimum: 0,
+      default: 0,
+      description: "Weight of the mean absolute pixel error, pixels in [0, 1].",
+    }),
+    l2_weight: Type.Number({
+      minimum: 0,
+      default: defaults.l2_weight,
+      description: "Weight of the mean squared pixel error, pixels in [0, 1].",
+    }),
+  };
+}
+
+export type LossConfig = Static<TObject<ReturnType<typeof lossProperties>>>;
+
+/** Puts a tokenizer together; its variables go to `scope`. The clips must fit (see `checkCnn`). */
+export function autoencoder(
+  config: CnnConfig & LossConfig & { readonly type: string; readonly quantizer: QuantizerConfig },
+  style: Omit<CnnStyle, "preNorm">,
+  clip: ClipShape,
+  scope: Scope,
+): Tokenizer {
+  const quantizer = buildQuantizer(config.quantizer, scope.child("quantizer"));
+  const parts = { ...style, preNorm: quantizer.preNorm };
+  const encode = encoder(scope.child("encoder"), config, parts, quantizer.width);
+  const decode = decoder(scope.child("decoder"), config, parts, quantizer.width);
+  return {
+    type: config.type,
+    scope,
+    clip,
+    grid: latentGrid(config, clip, style.causal),
+    factors: quantizer.factors,
+    width: quantizer.width,
+    encode: (clips) => quantizer.assign(encode(clips)),
+    lookup: (ids) => quantizer.lookup(ids),
+    decode,
+    loss(clips, step, training) {
+      const quantized = quantizer.quantize(encode(clips), step, training);
+      const reconstruction = decode(quantized.codes); // [B, T, H, W, 3]
+      // The papers weigh errors of pixels in [0, 1]; ours span twice that.
+      const error = tf.mul(tf.sub(reconstruction, clips), 0.5);
+      const l2 = tf.mean<tf.Scalar>(tf.square(error));
+      let loss = tf.add<tf.Scalar>(quantized.loss, tf.mul(l2, config.l2_weight));
+      if (config.l1_weight > 0) {
+        loss = tf.add(loss, tf.mul(tf.mean(tf.abs(error)), config.l1_weight));
+      }
+      const psnr = tf.mul<tf.Scalar>(tf.log(tf.maximum(l2, 1e-10)), -10 / Math.LN10); // of the batch's mean error
+      return {
+        loss,
+        metrics: { reconstruction: l2, psnr, ...quantized.metrics },
+        reconstruction,
+        ids: quantized.ids,
+      };
+    },
+  };
+}
