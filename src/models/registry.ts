@@ -1,0 +1,8 @@
+/** @file The transformers that an experiment can name under `model`. */
+
+import { component, type Static } from "../config/schema.ts";
+import { transformerSchema } from "./transformer.ts";
+
+export const models = { transformer: { schema: transformerSchema } } as const;
+export const modelSchema = component("models", models, "The transformer over tokens.");
+export type ModelConfig = Static<typeof modelSchema>;

@@ -1,0 +1,313 @@
+/**
+ * @file The transformer over visual tokens (Vaswani et al. 2017), pre-norm as in GPT-2, with one
+ * weight layout for both objectives: bidirectional (BERT, MaskGIT, MAGVIT) and causal.
+ *
+ * Tokens are factorised (MAGVIT-v2, Yu et al. 2024): a token has F sub-ids; their embeddings are
+ * summed at the input, and the output has one softmax for each sub-vocabulary. All embeddings live in
+ * one table and all heads in one projection, so F costs no extra operations.
+ *
+ * A class is a token of its own in front of the sequence. Its table has one row more than there are
+ * classes: the last is the null class of classifier-free guidance (Ho & Salimans 2022), which is also
+ * what a set without classes uses.
+ *
+ * Shapes: B batch, N tokens, n positions of a call, F factors, V vocabulary of a factor, D width,
+ * h heads, d head width.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { closed, type Static, Type } from "../config/schema.ts";
+import { attention, embedding, gelu } from "../runtime/ops.ts";
+import { dense, layerNorm } from "./layers.ts";
+import { buildPositions } from "./positions.ts";
+import { normal, type Scope, zeros } from "./scope.ts";
+
+export const transformerSchema = closed(
+  {
+    type: Type.Literal("transformer", { description: "A pre-norm transformer." }),
+    width: Type.Integer({
+      minimum: 1,
+      default: 128,
+      description: "Width D of the residual stream.",
+    }),
+    depth: Type.Integer({ minimum: 1, default: 4, description: "Number of blocks." }),
+    heads: Type.Integer({
+      minimum: 1,
+      default: 4,
+      description: "Attention heads of a block; must divide the width.",
+    }),
+    mlp_ratio: Type.Number({
+      exclusiveMinimum: 0,
+      default: 4,
+      description: "Hidden width of the MLP as a multiple of the width; the product is rounded.",
+    }),
+    positions: Type.Union(
+      [Type.Literal("learned"), Type.Literal("factorised"), Type.Literal("sinusoidal")],
+      {
+        default: "learned",
+        description:
+          "Position embeddings: one learned vector a token; the sum of three learned vectors (frame, row, column); or fixed sinusoids of frame, row and column with a learned gain a channel.",
+      },
+    ),
+    tie_weights: Type.Boolean({
+      default: true,
+      description: "Output heads share their weights with the input embeddings.",
+    }),
+  },
+  { description: "Sizes of the transformer over tokens." },
+);
+export type TransformerConfig = Static<typeof transformerSchema>;
+
+/** What a transformer is built for. `TokenSpace` of the objectives has this shape. */
+export interface TransformerSpace {
+  readonly grid: readonly [number, number, number];
+  readonly factors: readonly number[];
+  readonly classes: number;
+}
+
+export interface TransformerOptions {
+  /** Make an embedding of `[MASK]`. */
+  readonly mask: boolean;
+}
+
+/** The keys and values that a causal block has seen: two variables [B, h, N, d] a block. */
+export type Cache = readonly { readonly key: tf.Variable; readonly value: tf.Variable }[];
+
+const INIT_STD = 0.02;
+
+/** A fault of the sizes against each other, in the words of the config, or nothing. */
+export function checkTransformer(
+  config: TransformerConfig,
+): { path: string; message: string; hint: string }[] {
+  if (config.width % config.heads === 0) {
+    return [];
+  }
+  const divisors = [...Array(config.width + 1).keys()].filter((n) => n && config.width % n === 0);
+  return [
+    {
+      path: "heads",
+      message: `${config.heads} heads do not divide the width ${config.width}`,
+      hint: `use one of ${divisors.join(", ")} heads or another width`,
+    },
+  ];
+}
+
+/** Number of tokens of a grid. */
+export function tokenCount(space: Pick<TransformerSpace, "grid">): number {
+  return space.grid[0] * space.grid[1] * space.grid[2];
+}
+
+/** A built transformer. Its functions are traceable, but for `buildCache`. */
+export interface Transformer {
+  readonly config: TransformerConfig;
+  readonly space: TransformerSpace;
+  readonly scope: Scope;
+  /** The label that stands for "no class". */
+  readonly nullClass: number;
+  /** Sequence length N. */
+  readonly tokens: number;
+  /**
+   * Logits of every token given all tokens that are not masked.
+   * @param ids [B, N, F] int32; values at masked positions have no influence
+   * @param masked [B, N] bool
+   * @param labels [B] int32 in [0, classes]; `nullClass` is "no class"
+   * @returns for each factor [B·N, V]
+   */
+  bidirectional(ids: tf.Tensor3D, masked: tf.Tensor2D, labels: tf.Tensor1D): tf.Tensor2D[];
+  /**
+   * Logits of token i given the class and tokens 0..i-1, for all i at once. The input at place i is
+   * token i-1 (the class at place 0) with the position embedding of token i, the one predicted.
+   * @param ids [B, N, F] int32
+   * @param labels [B] int32 in [0, classes]
+   * @returns for each factor [B·N, V]
+   */
+  causal(ids: tf.Tensor3D, labels: tf.Tensor1D): tf.Tensor2D[];
+  /**
+   * One place of the causal pass: the logits of token `position` from the token before it, with
+   * earlier keys and values read from `cache` and this place's written into it. What the cache holds
+   * from `position` on is not looked at, so it needs no clearing.
+   * @param previous [B, F] int32, token position-1; ignored when position is 0
+   * @param labels [B] int32 in [0, classes]
+   * @param position [1] int32 in [0, N)
+   * @returns for each factor [B, V]
+   */
+  causalStep(
+    previous: tf.Tensor2D,
+    labels: tf.Tensor1D,
+    position: tf.Tensor1D,
+    cache: Cache,
+  ): tf.Tensor2D[];
+  /** A cache for `batch` sequences, filled with zeros. The caller disposes its variables. */
+  buildCache(batch: number): Cache;
+}
+
+/** Make a transformer's variables in `scope` and return its functions. */
+export function buildTransformer(
+  config: TransformerConfig,
+  space: TransformerSpace,
+  { mask }: TransformerOptions,
+  scope: Scope,
+): Transformer {
+  for (const { message, hint } of checkTransformer(config)) {
+    throw new RangeError(`transformer: ${message}; ${hint}`);
+  }
+  const { width, depth, heads } = config;
+  const { factors, classes, grid } = space;
+  const tokens = tokenCount(space);
+  const vocabulary = factors.reduce((sum, size) => sum + size, 0);
+
+  const embed = scope.child("embed");
+  const table = embed.param("tokens", [vocabulary, width], normal(INIT_STD)) as tf.Tensor2D;
+  const classTable = embed.param("classes", [classes + 1, width], normal(INIT_STD)) as tf.Tensor2D;
+  const maskVector = mask ? embed.param("mask", [width], normal(INIT_STD)) : undefined;
+  const positions = buildPositions(embed, config.positions, width, grid);
+  const blocks = Array.from({ length: depth }, (_, i) =>
+    buildBlock(scope.child(`block${i}`), config),
+  );
+  const norm = layerNorm(scope.child("head/norm"), { width });
+  const head = config.tie_weights
+    ? undefined
+    : (scope.param("head/kernel", [width, vocabulary], normal(INIT_STD)) as tf.Tensor2D);
+  const headBias = scope.param("head/bias", [vocabulary], zeros);
+
+  /** Sums of the factors' embeddings: [B, n, F] int32 to [B, n, D]. */
+  function embedTokens(ids: tf.Tensor3D): tf.Tensor3D {
+    const [batch, count] = ids.shape;
+    if (factors.length === 1) {
+      return embedding(table, tf.reshape(ids, [batch, count])) as tf.Tensor3D;
+    }
+    let start = 0;
+    const offsets = factors.map((size) => (start += size) - size);
+    const rows = tf.add(ids, tf.tensor1d(offsets, "int32")); // [B, n, F]
+    return tf.sum(embedding(table, rows), 2) as tf.Tensor3D;
+  }
+
+  /** The class tokens: [B] int32 to [B, 1, D]. */
+  const embedLabels = (labels: tf.Tensor1D) =>
+    tf.expandDims(embedding(classTable, labels), 1) as tf.Tensor3D;
+
+  const run = (x: tf.Tensor3D, attend: Attend) =>
+    blocks.reduce((y, block, index) => block(y, attend, index), x);
+
+  /** Heads: [B, n, D] to [B·n, V] for each factor. */
+  function logits(y: tf.Tensor3D): tf.Tensor2D[] {
+    const normed = norm(tf.reshape(y, [-1, width])); // [B·n, D]
+    const products = head ? tf.matMul(normed, head) : tf.matMul(normed, table, false, true);
+    const all = tf.add(products, headBias) as tf.Tensor2D; // [B·n, sum of V]
+    return factors.length === 1 ? [all] : tf.split(all, [...factors], 1);
+  }
+
+  return {
+    config,
+    space,
+    scope,
+    nullClass: classes,
+    tokens,
+
+    bidirectional(ids, masked, labels) {
+      if (maskVector === undefined) {
+        throw new Error("this transformer was built without a [MASK] embedding");
+      }
+      const [batch] = ids.shape;
+      const hidden = tf.expandDims(tf.cast(masked, "float32"), -1); // [B, N, 1]
+      const seen = tf.mul(embedTokens(ids), tf.sub(1, hidden)); // [B, N, D]
+      const filled = tf.add(tf.add(seen, tf.mul(hidden, maskVector)), positions());
+      const x = tf.concat([embedLabels(labels), filled as tf.Tensor3D], 1); // [B, 1 + N, D]
+      const y = run(x, attendFully);
+      return logits(tf.slice(y, [0, 1, 0], [batch, tokens, width]));
+    },
+
+    causal(ids, labels) {
+      const [batch, count, parts] = ids.shape;
+      let x = embedLabels(labels); // [B, 1, D]
+      if (count > 1) {
+        const before = tf.slice(ids, [0, 0, 0], [batch, count - 1, parts]); // [B, N-1, F]
+        x = tf.concat([x, embedTokens(before)], 1); // [B, N, D]
+      }
+      return logits(run(tf.add(x, positions()), attendBackward));
+    },
+
+    causalStep(previous, labels, position, cache) {
+      const first = tf.cast(tf.equal(position, 0), "float32"); // [1]
+      const token = embedTokens(tf.expandDims(previous, 1)); // [B, 1, D]
+      const input = tf.add(tf.mul(first, embedLabels(labels)), tf.mul(tf.sub(1, first), token));
+      const x = tf.add(input, tf.gather(positions(), position)) as tf.Tensor3D; // [B, 1, D]
+      const places = tf.range(0, tokens, 1, "int32"); // [N]
+      const here = tf.reshape(tf.cast(tf.equal(places, position), "float32"), [1, 1, tokens, 1]);
+      const future = tf.cast(tf.greater(places, position), "float32"); // [N]
+      const bias = tf.reshape(tf.mul(future, -1e9), [1, 1, 1, tokens]);
+      return logits(
+        run(x, (query, key, value, block) => {
+          const entry = cache[block]!;
+          const keys = overwrite(entry.key, key, here); // [B, h, N, d]
+          const values = overwrite(entry.value, value, here);
+          return attention(query, keys, values, { bias });
+        }),
+      );
+    },
+
+    buildCache(batch) {
+      const shape: [number, number, number, number] = [batch, heads, tokens, width / heads];
+      const variable = () => {
+        const initial = tf.zeros(shape);
+        const made = tf.variable(initial, false);
+        initial.dispose();
+        return made;
+      };
+      return blocks.map(() => ({ key: variable(), value: variable() }));
+    },
+  };
+}
+
+/** What a block does with its queries, keys and values [B, h, n, d]. */
+type Attend = (
+  query: tf.Tensor4D,
+  key: tf.Tensor4D,
+  value: tf.Tensor4D,
+  block: number,
+) => tf.Tensor4D;
+
+type Block = (x: tf.Tensor3D, attend: Attend, index: number) => tf.Tensor3D;
+
+const attendFully: Attend = (query, key, value) => attention(query, key, value);
+const attendBackward: Attend = (query, key, value) =>
+  attention(query, key, value, { causal: true });
+
+/** Put `row` [B, h, 1, d] at the place where `here` [1, 1, N, 1] is one; keep the rest. */
+function overwrite(variable: tf.Variable, row: tf.Tensor4D, here: tf.Tensor): tf.Tensor4D {
+  const updated = tf.add(tf.mul(variable, tf.sub(1, here)), tf.mul(row, here)) as tf.Tensor4D;
+  variable.assign(updated);
+  return updated;
+}
+
+/**
+ * x + attention(norm(x)), then x + mlp(norm(x)). Projections back into the residual stream start
+ * smaller by sqrt(2 · depth), so that the stream's variance does not grow with depth (GPT-2).
+ */
+function buildBlock(scope: Scope, config: TransformerConfig): Block {
+  const { width, heads, depth, mlp_ratio } = config;
+  const inner = Math.round(width * mlp_ratio);
+  const residual = normal(INIT_STD / Math.sqrt(2 * depth));
+  const norm1 = layerNorm(scope.child("norm1"), { width });
+  const project = dense(scope.child("qkv"), {
+    inputs: width,
+    outputs: 3 * width,
+    init: normal(INIT_STD),
+  });
+  const merge = dense(scope.child("merge"), { inputs: width, outputs: width, init: residual });
+  const norm2 = layerNorm(scope.child("norm2"), { width });
+  const up = dense(scope.child("up"), { inputs: width, outputs: inner, init: normal(INIT_STD) });
+  const down = dense(scope.child("down"), { inputs: inner, outputs: width, init: residual });
+
+  return (x, attend, index) => {
+    const [batch, count] = x.shape;
+    // Rows are flattened to [B·n, D]: one large product for each projection.
+    let flat = tf.reshape(x, [batch * count, width]) as tf.Tensor2D;
+    const qkv = tf.reshape(project(norm1(flat)), [batch, count, 3 * heads, width / heads]);
+    const byHead = tf.transpose(qkv, [0, 2, 1, 3]); // [B, 3h, n, d]
+    const [query, key, value] = tf.split(byHead, 3, 1) as tf.Tensor4D[];
+    const mixed = tf.transpose(attend(query!, key!, value!, index), [0, 2, 1, 3]); // [B, n, h, d]
+    flat = tf.add(flat, merge(tf.reshape(mixed, [batch * count, width])));
+    flat = tf.add(flat, down(gelu(up(norm2(flat)))));
+    return tf.reshape(flat, [batch, count, width]);
+  };
+}
