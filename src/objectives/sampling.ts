@@ -129,8 +129,8 @@ function drawIds(
   const total = tf.slice(cumulative, [0, vocabulary - 1], [-1, 1]); // [M, 1], 1 but for rounding
   const level = tf.mul(total, tf.expandDims(uniforms, 1)); // [M, 1], below the total
   // The first id whose cumulative probability exceeds the level has a probability above 0.
-  const passed = tf.sum(tf.cast(tf.lessEqual(cumulative, level), "int32"), 1); // [M]
-  return tf.minimum(passed, vocabulary - 1) as tf.Tensor1D;
+  // It is there: a float32 times at most 1 - 2^-24 rounds to less than itself.
+  return tf.sum(tf.cast(tf.lessEqual(cumulative, level), "int32"), 1) as tf.Tensor1D; // [M]
 }
 
 /** Probabilities below the row's threshold become 0; ties with it stay. */

@@ -10,7 +10,7 @@ import {
   type TransformerConfig,
 } from "../../src/models/transformer.ts";
 import { Random } from "../../src/runtime/random.ts";
-import { tinyModel } from "../objectives/support.ts";
+import { shake, tinyModel } from "../objectives/support.ts";
 
 const space = { grid: [2, 2, 3], factors: [5, 7], classes: 3 } as const;
 const N = 12;
@@ -21,14 +21,6 @@ beforeAll(async () => {
 
 function build(config: Partial<TransformerConfig> = {}, mask = true): Transformer {
   return buildTransformer({ ...tinyModel, ...config }, space, { mask }, Scope.root(1));
-}
-
-/** Make every weight matter: initial biases are 0, and small weights hide mistakes. */
-function shake(transformer: Transformer): void {
-  for (const [name, variable] of transformer.scope.variables()) {
-    const noise = new Random(9, name).normals(variable.size).map((x) => 0.3 * x);
-    variable.assign(tf.add(variable, tf.tensor(noise, variable.shape)));
-  }
 }
 
 function randomIds(batch: number, seed: number): Int32Array {
@@ -100,7 +92,7 @@ describe("shapes and sizes", () => {
 describe("what sees what", () => {
   test("causal: logits at i do not depend on tokens from i on, and do on the one before", () => {
     const transformer = build();
-    shake(transformer);
+    shake(transformer.scope);
     const ids = randomIds(1, 2);
     const labels = tf.tensor1d([1], "int32");
     const run = (values: Int32Array) =>
@@ -119,7 +111,7 @@ describe("what sees what", () => {
 
   test("bidirectional: ids under the mask have no influence, visible ones have everywhere", () => {
     const transformer = build();
-    shake(transformer);
+    shake(transformer.scope);
     const flags = Uint8Array.from({ length: N }, (_, i) => i % 2);
     const run = (values: Int32Array) =>
       transformer
@@ -144,7 +136,7 @@ describe("what sees what", () => {
 
   test("the class changes the logits", () => {
     const transformer = build();
-    shake(transformer);
+    shake(transformer.scope);
     const ids = tf.tensor3d(randomIds(1, 4), [1, N, 2], "int32");
     const run = (label: number) =>
       transformer.causal(ids, tf.tensor1d([label], "int32"))[0]!.arraySync();
@@ -153,7 +145,7 @@ describe("what sees what", () => {
 
   test.each(positions)("step by step with a cache equals the whole pass, %s", (kind) => {
     const transformer = build({ positions: kind });
-    shake(transformer);
+    shake(transformer.scope);
     const ids = randomIds(2, 5);
     const labels = tf.tensor1d([2, 3], "int32");
     const whole = transformer

@@ -7,6 +7,9 @@ import type { Device } from "../../src/runtime/device.ts";
 import type { HostTensor, HostTensors } from "../../src/runtime/tensors.ts";
 import type { CausalSampling } from "../../src/objectives/causal-sampler.ts";
 import type { MaskedSampling } from "../../src/objectives/masked-sampler.ts";
+import type { TokenBatch, TokenSpace } from "../../src/objectives/objective.ts";
+import type { Scope } from "../../src/models/scope.ts";
+import { Random } from "../../src/runtime/random.ts";
 
 export const tinyModel: TransformerConfig = {
   type: "transformer",
@@ -72,4 +75,24 @@ export function toTensors(inputs: HostTensors): { [name: string]: tf.Tensor } {
       tf.tensor(data, [...shape], dtype === "uint8" ? "int32" : dtype),
     ]),
   );
+}
+
+/** Add noise to every variable: initial biases are 0, and small weights hide mistakes. */
+export function shake(scope: Scope, amount = 0.3): void {
+  for (const [name, variable] of scope.variables()) {
+    const noise = new Random(9, name).normals(variable.size).map((x) => amount * x);
+    variable.assign(tf.add(variable, tf.tensor(noise, variable.shape)));
+  }
+}
+
+/** Random tokens of a space. */
+export function randomBatch(space: TokenSpace, size: number, seed: number): TokenBatch {
+  const random = new Random(seed, "batch");
+  const { factors, grid, classes } = space;
+  const count = size * grid[0] * grid[1] * grid[2] * factors.length;
+  return {
+    ids: Int32Array.from({ length: count }, (_, i) => random.int(factors[i % factors.length]!)),
+    labels: Int32Array.from({ length: size }, () => (classes ? random.int(classes) : -1)),
+    size,
+  };
 }
