@@ -185,8 +185,8 @@ export function averagePool(block: Block): Layer {
     for (const axis of [3, 2, 1] as const) {
       const size = block[axis - 1]!;
       if (size > 1) {
-        const shape = [...y.shape] as Shape5D;
-        shape[axis] = shape[axis]! / size;
+        const shape: Shape5D = [...y.shape];
+        shape[axis] = shape[axis] / size;
         const inner = sizeOf(y.shape.slice(axis + 1));
         y = tf.reshape<tf.Rank.R5>(tf.mean(tf.reshape(y, [-1, size, inner]), 1), shape);
       }
@@ -202,8 +202,8 @@ export function nearestUpsample(block: Block): Layer {
     for (const axis of [1, 2, 3] as const) {
       const size = block[axis - 1]!;
       if (size > 1) {
-        const shape = [...y.shape] as Shape5D;
-        shape[axis] = shape[axis]! * size;
+        const shape: Shape5D = [...y.shape];
+        shape[axis] = shape[axis] * size;
         const rows = tf.reshape(y, [-1, 1, sizeOf(y.shape.slice(axis + 1))]); // [M, 1, inner]
         y = tf.reshape<tf.Rank.R5>(tf.tile(rows, [1, size, 1]), shape);
       }
@@ -219,9 +219,7 @@ export function nearestUpsample(block: Block): Layer {
 export function dropLeadingFrames(factor: number): Layer {
   return (x) => {
     const [b, t, h, w, c] = x.shape;
-    return factor === 1
-      ? x
-      : (tf.slice(x, [0, factor - 1, 0, 0, 0], [b, t - factor + 1, h, w, c]) as tf.Tensor5D);
+    return factor === 1 ? x : tf.slice(x, [0, factor - 1, 0, 0, 0], [b, t - factor + 1, h, w, c]);
   };
 }
 

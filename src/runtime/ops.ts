@@ -34,13 +34,14 @@ export function conv3d(
   return tf.conv3d(padded as tf.Tensor5D, kernel, [...strides], "valid");
 }
 
-/** The value of `x`; no gradient flows through. */
+/**
+ * The value of `x`; no gradient flows through. The result is not connected to `x` on the tape at all
+ * (the custom gradient has no inputs), so the backward pass holds no chain of zeros for it, and
+ * integers derived from `x` (ids for a gather) stay out of the differentiated graph.
+ */
 export function stopGradient<T extends tf.Tensor>(x: T): T {
-  const op = tf.customGrad((input) => ({
-    value: tf.clone(input as tf.Tensor),
-    gradFunc: (dy: tf.Tensor) => tf.zerosLike(dy),
-  }));
-  return op(x) as T;
+  const op = tf.customGrad(() => ({ value: tf.clone(x), gradFunc: () => [] }));
+  return op();
 }
 
 /** Straight-through estimator: the value of `quantized`, the gradient of `x` (Bengio et al. 2013). */

@@ -22,12 +22,7 @@ export type TokenizerConfig = Static<typeof tokenizerSchema>;
 
 /** Everything about a valid config that does not fit together or does not fit the clips. */
 export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Problem[] {
-  switch (config.type) {
-    case "magvit":
-      return magvit.check(config, clip);
-    case "magvit2":
-      return magvit2.check(config, clip);
-  }
+  return config.type === "magvit" ? magvit.check(config, clip) : magvit2.check(config, clip);
 }
 
 /**
@@ -42,10 +37,7 @@ export function buildTokenizer(config: TokenizerConfig, clip: ClipShape, scope: 
       problems.map(({ hint }) => hint).join("\n"),
     );
   }
-  switch (config.type) {
-    case "magvit":
-      return magvit.build(config, clip, scope);
-    case "magvit2":
-      return magvit2.build(config, clip, scope);
-  }
+  return config.type === "magvit"
+    ? magvit.build(config, clip, scope)
+    : magvit2.build(config, clip, scope);
 }

@@ -172,9 +172,9 @@ export function build(config: LfqConfig): Quantizer {
   const signs = (z: tf.Tensor5D) => {
     const [b, t, h, w] = z.shape;
     const on = tf.cast(tf.greater(z, 0), "float32"); // [B, t, h, w, L] in {0, 1}
-    const codes = tf.sub(tf.mul(on, 2), 1) as tf.Tensor5D;
+    const codes: tf.Tensor5D = tf.sub(tf.mul(on, 2), 1);
     const sums = tf.matMul(tf.reshape(on, [-1, bits]), tf.tensor2d(pack, [bits, parts.length]));
-    const ids = tf.reshape(tf.cast(sums, "int32"), [b, t, h, w, parts.length]) as tf.Tensor5D;
+    const ids = tf.reshape<tf.Rank.R5>(tf.cast(sums, "int32"), [b, t, h, w, parts.length]);
     return { codes, ids };
   };
 
@@ -187,7 +187,7 @@ export function build(config: LfqConfig): Quantizer {
 
     quantize(z, step) {
       const { codes, ids } = signs(z);
-      const rows = tf.reshape(z, [-1, bits]) as tf.Tensor2D; // [N, L]
+      const rows = tf.reshape<tf.Rank.R2>(z, [-1, bits]); // [N, L]
       const commitment = tf.mean<tf.Scalar>(tf.squaredDifference(z, stopGradient(codes)));
       let loss = tf.mul<tf.Scalar>(commitment, config.commitment_weight);
       const metrics: { [name: string]: tf.Scalar } = { commitment };
@@ -214,7 +214,7 @@ export function build(config: LfqConfig): Quantizer {
       // Column l is the sub-id shifted right by the bit's place: a single product, so it is exact.
       const shifted = tf.floor(tf.matMul(rows, tf.tensor2d(unpack, [parts.length, bits]))); // [N, L]
       const on = tf.sub(shifted, tf.mul(tf.floor(tf.mul(shifted, 0.5)), 2)); // the lowest bit
-      return tf.reshape(tf.sub(tf.mul(on, 2), 1), [b, t, h, w, bits]) as tf.Tensor5D;
+      return tf.reshape<tf.Rank.R5>(tf.sub(tf.mul(on, 2), 1), [b, t, h, w, bits]);
     },
   };
 }

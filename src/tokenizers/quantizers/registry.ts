@@ -18,10 +18,5 @@ export type QuantizerConfig = Static<typeof quantizerSchema>;
 
 /** Builds the quantizer that `config.type` names, with its variables (if any) in `scope`. */
 export function buildQuantizer(config: QuantizerConfig, scope: Scope): Quantizer {
-  switch (config.type) {
-    case "vq":
-      return vq.build(config, scope);
-    case "lfq":
-      return lfq.build(config);
-  }
+  return config.type === "vq" ? vq.build(config, scope) : lfq.build(config);
 }

@@ -177,10 +177,10 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
 
   function nearest(z: tf.Tensor5D, table: tf.Tensor2D) {
     const [b, t, h, w] = z.shape;
-    const rows = tf.reshape(z, [-1, width]) as tf.Tensor2D; // [N, D]
+    const rows = tf.reshape<tf.Rank.R2>(z, [-1, width]); // [N, D]
     const distances = scores(rows, table); // [N, K]
-    const index = tf.argMin(distances, 1) as tf.Tensor1D; // [N] int32
-    const ids = tf.reshape(index, [b, t, h, w, 1]) as tf.Tensor5D;
+    const index = stopGradient(tf.argMin<tf.Tensor1D>(distances, 1)); // [N] int32
+    const ids = tf.reshape<tf.Rank.R5>(index, [b, t, h, w, 1]);
     return { rows, distances, index, ids };
   }
 
@@ -192,12 +192,12 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
 
     assign(z) {
       const { index, ids } = nearest(z, codebook);
-      return { ids, codes: tf.reshape(embedding(codebook, index), z.shape) as tf.Tensor5D };
+      return { ids, codes: tf.reshape<tf.Rank.R5>(embedding(codebook, index), z.shape) };
     },
 
     quantize(z, step, training) {
       const table = training
-        ? startedCodebook(stopGradient(tf.reshape(z, [-1, width]) as tf.Tensor2D), step)
+        ? startedCodebook(stopGradient(tf.reshape<tf.Rank.R2>(z, [-1, width])), step)
         : codebook;
       const { rows, distances, index, ids } = nearest(z, table);
       const chosen = embedding(table, index) as tf.Tensor2D; // [N, D]
@@ -231,7 +231,7 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
       if (training) {
         update(rows, hot, table, step);
       }
-      const codes = straightThrough(z, tf.reshape(stopGradient(chosen), z.shape) as tf.Tensor5D);
+      const codes = straightThrough(z, tf.reshape<tf.Rank.R5>(stopGradient(chosen), z.shape));
       return { codes, ids, loss, metrics };
     },
 
