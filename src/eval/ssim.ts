@@ -258,8 +258,6 @@ function reflect(
   if (padding === 0) {
     return values;
   }
-  const mirror = (i: number, side: number): number =>
-    i < 0 ? -i : i >= side ? 2 * (side - 1) - i : i;
   const outWidth = width + 2 * padding;
   const out = new Float64Array((height + 2 * padding) * outWidth);
   for (let row = 0; row < height + 2 * padding; row++) {
@@ -269,6 +267,10 @@ function reflect(
     }
   }
   return out;
+}
+
+function mirror(i: number, side: number): number {
+  return i < 0 ? -i : i >= side ? 2 * (side - 1) - i : i;
 }
 
 /** Correlation with taps along rows, then along columns, where the window fits. */

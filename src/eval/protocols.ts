@@ -1,0 +1,155 @@
+/**
+ * @file The protocols by name: what each measures and every choice that it fixes. A score's protocol
+ * is these fixed choices plus the ones that a config or a data set makes, so what is documented here
+ * is what is hashed.
+ */
+
+import { type ClipStream, clipSampling } from "./clips.ts";
+import { psnrCap } from "./psnr.ts";
+import { ssimConventions } from "./ssim.ts";
+import { type Protocol, protocolHash, type Score } from "./suite.ts";
+
+/** A protocol as documented: `tessera eval --list` prints these. */
+export interface ProtocolInfo {
+  readonly measures: string;
+  /** Choices that the name fixes; they are part of the hash. */
+  readonly fixed: { readonly [choice: string]: unknown };
+}
+
+const pixelChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap } as const;
+
+export const protocols = {
+  "psnr:per-frame": {
+    measures: "PSNR of each frame, averaged over frames, then over clips (MAGVIT, VidTok).",
+    fixed: { ...pixelChoices, average: "dB over frames, then over clips" },
+  },
+  "psnr:pooled": {
+    measures:
+      "PSNR of one mean squared error over all frames of a clip, averaged over clips (LARP, BSQ-ViT, TokenBench).",
+    fixed: { ...pixelChoices, average: "squared error over the clip, then dB over clips" },
+  },
+  "ssim:gaussian-valid": {
+    measures: "SSIM with an 11-tap Gaussian window, no padding, per channel (tf.image.ssim).",
+    fixed: { range: "0..255", ...ssimConventions["gaussian-valid"] },
+  },
+  "ssim:skimage7": {
+    measures: "SSIM with scikit-image's default 7 x 7 uniform window (TokenBench).",
+    fixed: { range: "0..255", ...ssimConventions.skimage7 },
+  },
+  "ssim:magvit-gray": {
+    measures: "SSIM of gray frames with clamped moments (MAGVIT).",
+    fixed: { range: "0..255", ...ssimConventions["magvit-gray"] },
+  },
+  "ssim:torchmetrics": {
+    measures: "SSIM over the full map of reflect-padded frames (torchmetrics).",
+    fixed: { range: "0..255", ...ssimConventions.torchmetrics },
+  },
+  "codebook:dataset": {
+    measures:
+      "Use of the joint vocabulary (the product of all factors) over all tokens of the chosen clips at once.",
+    fixed: { scope: "all tokens of all clips", alphabet: "joint", dead: "never seen" },
+  },
+  "rate:nominal": {
+    measures: "Bits of a fixed-length code: log2 of the vocabulary for each token.",
+    fixed: { code: "fixed length, log2 K bits a token", pixels: "original T x H x W" },
+  },
+  "rate:empirical-order0": {
+    measures:
+      "Plug-in entropy of token frequencies, measured on the tokens themselves: a bound below any code without context, too low when tokens are few.",
+    fixed: { code: "order-0 entropy of the coded tokens", pixels: "original T x H x W" },
+  },
+  "rate:adaptive-order0": {
+    measures:
+      "Ideal arithmetic-code length with frequencies learned on the way (Krichevsky-Trofimov), clips one after another.",
+    fixed: {
+      code: "adaptive order 0, KT",
+      order: "clips by index, tokens t, h, w",
+      pixels: "original T x H x W",
+    },
+  },
+  "rate:adaptive-order1": {
+    measures:
+      "As rate:adaptive-order0, the frequencies kept apart by the previous token of the same clip.",
+    fixed: {
+      code: "adaptive order 1, KT",
+      order: "clips by index, tokens t, h, w",
+      pixels: "original T x H x W",
+    },
+  },
+  "frechet:moving-shapes-v1": {
+    measures:
+      "Fréchet distance on the 64 features of a small network trained on moving-shapes; a stand-in, not comparable with any FVD.",
+    fixed: {
+      input: "8-bit RGB at the clip's own size, as 2x/255 - 1",
+      distance: "symmetric eigendecomposition, float64",
+    },
+  },
+  "probe:linear-codes": {
+    measures:
+      "Top-1 accuracy of a linear classifier of the label on frozen codes: mean over the cells of a coarse grid in each latent frame, frames concatenated, and the differences of successive frames.",
+    fixed: {
+      features: "quantized codes, mean over cells, frames concatenated, plus temporal differences",
+      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+      l2: "of 1, 0.1, 0.01, 0.001, 0.0001 by log loss on every fifth fitting clip, then refitted on all",
+    },
+  },
+  "probe:linear-ids": {
+    measures:
+      "As probe:linear-codes, on histograms of the sub-ids alone: it sees which tokens occur, not what they embed to.",
+    fixed: {
+      features: "histograms of sub-ids over cells, frames concatenated, plus temporal differences",
+      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+      l2: "of 1, 0.1, 0.01, 0.001, 0.0001 by log loss on every fifth fitting clip, then refitted on all",
+    },
+  },
+} as const satisfies { readonly [name: string]: ProtocolInfo };
+
+export type ProtocolName = keyof typeof protocols;
+
+/** The choices that a data set and the clips taken from it make for a protocol. */
+export function clipChoices(
+  stream: ClipStream,
+  seed: number,
+): { readonly [choice: string]: unknown } {
+  const { dataset, indices } = stream;
+  return {
+    dataset: {
+      type: dataset.type,
+      size: dataset.size,
+      frames: dataset.frames,
+      height: dataset.height,
+      width: dataset.width,
+      fps: dataset.fps,
+      classes: dataset.classes.length,
+    },
+    split: dataset.split,
+    clips: indices.length,
+    sampling: clipSampling,
+    sampling_seed: seed,
+    clips_sha256: stream.digest(),
+  };
+}
+
+/** What a score says besides its protocol. */
+export interface Measured {
+  /** Suite and quantity, e.g. "reconstruction/psnr". */
+  readonly name: string;
+  readonly value: number;
+  readonly unit?: string;
+  readonly better: Score["better"];
+  readonly n: number;
+  readonly std?: number;
+}
+
+/** A score under a named protocol: its fixed choices and `choices`. Throws when the value is not finite. */
+export function score(
+  measured: Measured,
+  name: ProtocolName,
+  choices: { readonly [choice: string]: unknown },
+): Score {
+  if (!Number.isFinite(measured.value)) {
+    throw new Error(`score ${measured.name} came out as ${measured.value}`);
+  }
+  const protocol: Protocol = { ...protocols[name].fixed, ...choices, name };
+  return { ...measured, protocol, protocolHash: protocolHash(protocol) };
+}

@@ -1,0 +1,35 @@
+/** @file The evaluation suites by `type`. A new one is a file with `schema` and `build`, and a line here. */
+
+import { component, type Static } from "../config/schema.ts";
+import * as codebook from "./codebook-suite.ts";
+import * as frechet from "./frechet-suite.ts";
+import * as probe from "./probe-suite.ts";
+import * as rate from "./rate-suite.ts";
+import * as reconstruction from "./reconstruction.ts";
+import type { Suite } from "./suite.ts";
+
+export const suites = { reconstruction, codebook, rate, frechet, probe } as const;
+
+export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
+
+export type SuiteConfig = Static<typeof suiteSchema>;
+
+/**
+ * Build a suite.
+ * @param name its key under `evals`: its scores are named `<name>/<quantity>`, so two suites of one
+ *   type can stand side by side
+ */
+export function buildSuite(config: SuiteConfig, name: string = config.type): Suite {
+  switch (config.type) {
+    case "reconstruction":
+      return reconstruction.build(config, name);
+    case "codebook":
+      return codebook.build(config, name);
+    case "rate":
+      return rate.build(config, name);
+    case "frechet":
+      return frechet.build(config, name);
+    case "probe":
+      return probe.build(config, name);
+  }
+}

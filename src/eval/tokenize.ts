@@ -1,0 +1,73 @@
+/**
+ * @file The tokenizer's compiled functions that suites share: each is compiled once for a device and
+ * a tokenizer, whichever suite asks first. Weights are read at each call, so later training is seen.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import type { Device } from "../runtime/device.ts";
+import type { HostTensor, HostTensors } from "../runtime/tensors.ts";
+import type { Tokenizer } from "../tokenizers/tokenizer.ts";
+
+/** Host-side functions of one tokenizer on one device. */
+export interface TokenizerFunctions {
+  /** [B, T, H, W, 3] uint8 to `ids` [B, t, h, w, F] and `codes` [B, t, h, w, D]. */
+  readonly encode: (clips: HostTensor) => Promise<{ ids: Int32Array; codes: Float32Array }>;
+  /** [B, T, H, W, 3] uint8 to decoded pixels [B, T, H, W, 3], not clipped. */
+  readonly reconstruct: (clips: HostTensor) => Promise<Float32Array>;
+  /** Ids [B, t, h, w, F] int32 to decoded pixels [B, T, H, W, 3], not clipped. */
+  readonly decode: (ids: HostTensor) => Promise<Float32Array>;
+}
+
+const known = new WeakMap<Device, WeakMap<Tokenizer, TokenizerFunctions>>();
+
+/** Bytes [0, 255] to the models' range [-1, 1]; inside a compiled function. */
+export function normalise(clips: tf.Tensor): tf.Tensor5D {
+  return tf.sub(tf.div(tf.cast(clips, "float32"), 127.5), 1) as tf.Tensor5D;
+}
+
+/** An output of a compiled function; its type is the caller's knowledge. */
+function values<T extends HostTensor["data"]>(outputs: HostTensors, name: string): T {
+  return outputs[name]!.data as T;
+}
+
+/** The functions of `tokenizer` on `device`. */
+export function tokenizerFunctions(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
+  let ofDevice = known.get(device);
+  if (!ofDevice) {
+    ofDevice = new WeakMap();
+    known.set(device, ofDevice);
+  }
+  let functions = ofDevice.get(tokenizer);
+  if (!functions) {
+    functions = compile(device, tokenizer);
+    ofDevice.set(tokenizer, functions);
+  }
+  return functions;
+}
+
+function compile(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
+  const encode = device.compile("eval/encode", ({ clips }) => ({
+    ...tokenizer.encode(normalise(clips!)),
+  }));
+  const reconstruct = device.compile("eval/reconstruct", ({ clips }) => ({
+    pixels: tokenizer.decode(tokenizer.encode(normalise(clips!)).codes),
+  }));
+  const decode = device.compile("eval/decode", ({ ids }) => ({
+    pixels: tokenizer.decode(tokenizer.lookup(ids as tf.Tensor5D)),
+  }));
+  return {
+    async encode(clips) {
+      const outputs = await encode({ clips });
+      return {
+        ids: values<Int32Array>(outputs, "ids"),
+        codes: values<Float32Array>(outputs, "codes"),
+      };
+    },
+    async reconstruct(clips) {
+      return values<Float32Array>(await reconstruct({ clips }), "pixels");
+    },
+    async decode(ids) {
+      return values<Float32Array>(await decode({ ids }), "pixels");
+    },
+  };
+}
