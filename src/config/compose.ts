@@ -9,7 +9,7 @@
  */
 
 import { displayed, type Sources } from "./sources.ts";
-import { type ConfigNode, type MapNode, type Path, printPath, typeOf } from "./tree.ts";
+import { type ConfigNode, isBroken, type MapNode, type Path, printPath, typeOf } from "./tree.ts";
 import {
   allowsNull,
   groupOf,
@@ -97,7 +97,7 @@ function layMap(
     below = path.length === 0 ? base : undefined;
     for (const parent of parents.kind === "list" ? parents.items : [parents]) {
       below = layFile(below, parent, schema, path, group, layer);
-      if (below?.kind === "scalar" && below.broken) {
+      if (below && isBroken(below)) {
         return below;
       }
     }

@@ -11,6 +11,7 @@ import {
   type ConfigNode,
   childNode,
   fromJson,
+  isBroken,
   type Json,
   nodeAt,
   type Origin,
@@ -162,7 +163,7 @@ function setAt(
   if (key === undefined) {
     return change(node, schema);
   }
-  if (node?.kind === "scalar" && node.broken) {
+  if (node && isBroken(node)) {
     return node;
   }
   if (node?.kind === "list") {
@@ -265,6 +266,8 @@ function valueFor(
   return value;
 }
 
+const indexOf = (origin: Origin) => (origin.kind === "override" ? origin.index : 0);
+
 /**
  * Apply the overrides in order, then the calling program's `set`. An override that a later one
  * swept away is a mistake of order, and said.
@@ -292,17 +295,17 @@ export function applyOverrides(
       apply(override);
     }
   }
-  for (const override of applied) {
-    const { origin, path } = override;
+  for (const { origin, path } of applied) {
     const found = nodeAt(tree, path)?.origin;
-    if (origin.kind !== "override" || (found?.kind === "override" && found.index >= origin.index)) {
+    const told = path.some((_, depth) => isBroken(nodeAt(tree, path.slice(0, depth))));
+    if (told || (found?.kind === "override" && found.index >= indexOf(origin))) {
       continue;
     }
     problems.add({
       code: "override",
       path: printPath(path),
       origin,
-      message: "has no effect: a later override replaces the component that it belongs to",
+      message: "has no effect: a later override replaces or removes what it belongs to",
       hint: "put it after that override",
     });
   }

@@ -10,6 +10,7 @@ import { readYaml } from "./read.ts";
 import {
   type ConfigNode,
   childNode,
+  isBroken,
   type Origin,
   type Path,
   parsePath,
@@ -95,8 +96,6 @@ function reoriginate(node: ConfigNode, origin: Origin): ConfigNode {
       };
   }
 }
-
-const isBroken = (node: ConfigNode) => node.kind === "scalar" && node.broken === true;
 
 /** Resolves the references of one tree; remembers each path's answer. */
 class Resolver {

@@ -163,9 +163,7 @@ function build<T>(
   const rootGroup = schema.group ?? "experiments";
   const start: Origin = { kind: "file", file: options.file, line: 1, col: 1 };
   const empty: ConfigNode = { kind: "map", origin: start, entries: new Map() };
-  const file = options.file.startsWith("@")
-    ? sources.find(options.file, rootGroup, undefined, start, "")
-    : resolvePath(options.file);
+  const file = sources.find(options.file, rootGroup, undefined, start, "");
   const tree = file === undefined ? undefined : sources.read(file, start);
   if (file === undefined || !tree) {
     return { root: empty, sound: false };

@@ -35,6 +35,20 @@ function namesIn(folder: string): string[] {
   }
 }
 
+/** The configs/ folders of a group, nearest first; a name is looked up in this order. */
+function foldersOf(group: string, dirs: readonly string[]): string[] {
+  const roots = [...dirs, "configs", packageConfigs].map((dir) => resolve(dir, group));
+  return [...new Set(roots)];
+}
+
+/**
+ * The names that `@` may be followed by in a group.
+ * @param dirs configs/ folders besides ./configs and the package's own
+ */
+export function componentNames(group: string, dirs: readonly string[] = []): string[] {
+  return [...new Set(foldersOf(group, dirs).flatMap(namesIn))].sort();
+}
+
 /** The files of one resolution. */
 export class Sources {
   readonly #read = new Map<string, MapNode | undefined>();
@@ -50,15 +64,9 @@ export class Sources {
     readonly dirs: readonly string[],
   ) {}
 
-  #folders(group: string, from: string | undefined): string[] {
-    const beside = from === undefined ? [] : [join(dirname(from), "..", group)];
-    const roots = [...this.dirs, "configs"].map((dir) => resolve(dir, group));
-    return [...new Set([...beside, ...roots, join(packageConfigs, group)])];
-  }
-
-  /** The names that `@` may be followed by for a group, seen from a file. */
-  names(group: string, from: string | undefined): string[] {
-    return [...new Set(this.#folders(group, from).flatMap(namesIn))].sort();
+  /** The folders to search, seen from a file: those beside it come first. */
+  #dirs(from: string | undefined): string[] {
+    return from === undefined ? [...this.dirs] : [join(dirname(from), ".."), ...this.dirs];
   }
 
   /**
@@ -74,13 +82,13 @@ export class Sources {
   ): string | undefined {
     if (reference.startsWith("@")) {
       const name = reference.slice(1);
-      for (const folder of this.#folders(group, from)) {
+      for (const folder of foldersOf(group, this.#dirs(from))) {
         const found = name === "" ? undefined : firstExisting(join(folder, name));
         if (found) {
           return found;
         }
       }
-      const hint = suggest(name, this.names(group, from), `configs/${group} has`);
+      const hint = suggest(name, componentNames(group, this.#dirs(from)), `configs/${group} has`);
       const message = `no file for "${reference}" in configs/${group}`;
       this.problems.add({ code: "component", path, origin, message, hint });
       return undefined;

@@ -120,6 +120,11 @@ export function nodeAt(root: ConfigNode, path: Path): ConfigNode | undefined {
   return node;
 }
 
+/** Is a fault of this very value reported already? */
+export function isBroken(node: ConfigNode | undefined): boolean {
+  return node?.kind === "scalar" && node.broken === true;
+}
+
 /** The scalar text under a map's `type`, which tells components apart. */
 export function typeOf(node: ConfigNode | undefined): string | undefined {
   const type = node?.kind === "map" ? node.entries.get("type")?.node : undefined;

@@ -90,6 +90,9 @@ export function propertyOf(object: JsonSchema, key: string): JsonSchema | undefi
   if (property) {
     return property;
   }
+  if (key === "__proto__") {
+    return undefined;
+  }
   for (const [pattern, schema] of Object.entries(object.patternProperties ?? {})) {
     if (new RegExp(pattern, "u").test(key)) {
       return schema;
