@@ -59,7 +59,7 @@ export class MovingAverage {
       const vector = this.#vectors[i]!;
       // The average is read before it is overwritten; `clone` keeps an eager device's value alive.
       const average = tf.clone(vector) as tf.Tensor1D;
-      vector.assign(joinPack(pack, pack.variables.map((variable) => tf.clone(variable))));
+      vector.assign(joinPack(pack.variables.map((variable) => tf.clone(variable))));
       for (const [k, part] of splitPack(pack, average).entries()) {
         pack.variables[k]!.assign(part);
       }

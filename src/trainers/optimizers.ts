@@ -45,16 +45,16 @@ export interface AdamWScalars {
 }
 
 /**
- * The scalars of step t = step + 1, as host tensors named "adamw/...".
+ * The scalars of step t = step + 1, as host tensors named "adamw_...".
  * @param step optimizer steps done before this one
  */
 export function adamwScalars(options: AdamWOptions, lr: number, step: number): HostTensors {
   const correction1 = 1 - options.beta1 ** (step + 1);
   const correction2 = Math.sqrt(1 - options.beta2 ** (step + 1));
   return {
-    "adamw/rate": float32([], [(lr * correction2) / correction1]),
-    "adamw/epsilon": float32([], [options.epsilon * correction2]),
-    "adamw/keep": float32([], [1 - lr * options.weight_decay]),
+    adamw_rate: float32([], [(lr * correction2) / correction1]),
+    adamw_epsilon: float32([], [options.epsilon * correction2]),
+    adamw_keep: float32([], [1 - lr * options.weight_decay]),
   };
 }
 
@@ -139,8 +139,7 @@ export class AdamW {
     // NaN compares as false, and so does infinity.
     const finite = tf.less(gradNorm, 3e38) as tf.Scalar;
     const clip = this.options.clip_norm;
-    const scale =
-      clip > 0 ? tf.div(clip, tf.maximum(gradNorm, clip)) : tf.onesLike(gradNorm);
+    const scale = clip > 0 ? tf.div(clip, tf.maximum(gradNorm, clip)) : tf.onesLike(gradNorm);
     const guarded: AdamWScalars = {
       rate: tf.where(finite, scalars.rate, tf.zerosLike(scalars.rate)),
       epsilon: scalars.epsilon,
@@ -148,8 +147,13 @@ export class AdamW {
     };
     const parameters = this.#moments.map(({ pack, m, v, sum }, i) => {
       const g = tf.where(finite, tf.mul(joined[i]!, scale), tf.zerosLike(joined[i]!));
-      const p = joinPack(pack, pack.variables);
-      const next = adamwUpdate({ p, m, v, g: g as tf.Tensor1D }, guarded, this.options, pack.decayed);
+      const p = joinPack(pack.variables);
+      const next = adamwUpdate(
+        { p, m, v, g: g as tf.Tensor1D },
+        guarded,
+        this.options,
+        pack.decayed,
+      );
       m.assign(next.m);
       v.assign(next.v);
       sum?.assign(tf.zerosLike(sum));
@@ -164,7 +168,10 @@ export class AdamW {
   /** The moments under "optimizer/m/<parameter>" and "optimizer/v/<parameter>". */
   async save(into: Map<string, HostTensor>): Promise<void> {
     for (const { pack, m, v } of this.#moments) {
-      for (const [kind, variable] of [["m", m], ["v", v]] as const) {
+      for (const [kind, variable] of [
+        ["m", m],
+        ["v", v],
+      ] as const) {
         const named = nameValues(pack, await getVariable(variable), `optimizer/${kind}/`);
         for (const [name, tensor] of named) {
           into.set(name, tensor);
@@ -188,7 +195,6 @@ export class AdamW {
 
 function joinGradients(pack: Pack, gradients: Gradients): tf.Tensor1D {
   return joinPack(
-    pack,
     pack.names.map((name, i) => gradients[name] ?? tf.zeros(pack.variables[i]!.shape)),
   );
 }

@@ -52,12 +52,12 @@ export function packParameters(parameters: ReadonlyMap<string, tf.Variable>): Pa
 }
 
 /**
- * One vector of a pack's tensors, in its order.
- * @param tensors one for each of the pack's names, each of its variable's size
+ * One vector of a pack's tensors.
+ * @param tensors one for each of a pack's variables, in its order and of its size
  * @returns [pack.size]
  */
-export function joinPack(pack: Pack, tensors: readonly tf.Tensor[]): tf.Tensor1D {
-  const flat = tensors.map((tensor) => tf.reshape(tensor, [tensor.size]));
+export function joinPack(tensors: readonly tf.Tensor[]): tf.Tensor1D {
+  const flat = tensors.map((tensor) => tf.reshape(tensor, [tensor.size]) as tf.Tensor1D);
   return flat.length === 1 ? flat[0]! : tf.concat1d(flat);
 }
 
@@ -65,8 +65,7 @@ export function joinPack(pack: Pack, tensors: readonly tf.Tensor[]): tf.Tensor1D
 export function splitPack(pack: Pack, vector: tf.Tensor1D): tf.Tensor[] {
   let start = 0;
   return pack.variables.map((variable) => {
-    const part =
-      variable.size === pack.size ? vector : tf.slice1d(vector, start, variable.size);
+    const part = variable.size === pack.size ? vector : tf.slice1d(vector, start, variable.size);
     start += variable.size;
     return tf.reshape(part, variable.shape);
   });

@@ -1,0 +1,103 @@
+/**
+ * @file The schema of an experiment: everything that one run is made of. The components come from
+ * the rooms' registries; a file composes them (docs/config.md).
+ */
+
+import type { Check } from "../config/resolve.ts";
+import { closed, type Static, Type } from "../config/schema.ts";
+import { datasetSchema } from "../data/registry.ts";
+import { suiteSchema } from "../eval/registry.ts";
+import { modelSchema } from "../models/registry.ts";
+import { checkTransformer } from "../models/transformer.ts";
+import { objectiveSchema } from "../objectives/registry.ts";
+import { checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
+import type { ClipShape } from "../tokenizers/tokenizer.ts";
+import { trainerSchema } from "./options.ts";
+
+export const deviceSchema = Type.Object(
+  {
+    type: Type.Union([Type.Literal("cpu"), Type.Literal("reference")], {
+      default: "cpu",
+      description:
+        "What computes: `cpu` compiles to ONNX Runtime; `reference` is TensorFlow.js's own CPU backend, slow and simple.",
+    }),
+    threads: Type.Integer({
+      minimum: 0,
+      default: 0,
+      semantic: false,
+      description: "Threads of the device; 0 uses every core.",
+    }),
+  },
+  { additionalProperties: false, default: {}, description: "Where tensors are computed." },
+);
+
+export const experimentSchema = closed({
+  name: Type.String({
+    pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    description:
+      "Names the experiment's folder under `output`: letters, digits, dot, dash, underscore.",
+  }),
+  seed: Type.Integer({
+    minimum: 0,
+    default: 0,
+    description: "Every random number of the run follows from it.",
+  }),
+  device: deviceSchema,
+  dataset: datasetSchema,
+  tokenizer: tokenizerSchema,
+  model: Type.Optional(modelSchema),
+  objective: Type.Optional(objectiveSchema),
+  trainer: trainerSchema,
+  evals: Type.Record(Type.String(), suiteSchema, {
+    default: {},
+    description: "Evaluations by a name of your choice, in the order they run.",
+  }),
+  output: Type.String({
+    default: "results",
+    semantic: false,
+    description: "The folder that holds all run folders.",
+  }),
+});
+
+export type Experiment = Static<typeof experimentSchema>;
+
+/** The shape of an experiment's clips. */
+export function clipShape({ dataset }: Pick<Experiment, "dataset">): ClipShape {
+  return { frames: dataset.frames, height: dataset.height, width: dataset.width };
+}
+
+/** The cross-field checks of an experiment, for `loadConfig`. */
+export const checks: readonly Check<Experiment>[] = [
+  (config) =>
+    checkTokenizer(config.tokenizer, clipShape(config)).map((problem) => ({
+      ...problem,
+      path: `tokenizer.${problem.path}`,
+    })),
+  ({ model }) =>
+    model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
+  ({ model, objective }) =>
+    (model === undefined) === (objective === undefined)
+      ? []
+      : [
+          {
+            path: model ? "model" : "objective",
+            message: model
+              ? "a model without an objective trains nothing"
+              : "an objective needs a model",
+            hint: model ? "add `objective: '@masked'`" : "add `model: '@transformer-tiny'`",
+          },
+        ],
+  (config) =>
+    (["tokenizer", "transformer"] as const).flatMap((stage) => {
+      const { batch, accumulate } = config.trainer[stage];
+      return batch % accumulate === 0
+        ? []
+        : [
+            {
+              path: `trainer.${stage}.accumulate`,
+              message: `${accumulate} micro-batches do not divide a batch of ${batch}`,
+              hint: "`batch` counts all of a step's micro-batches together",
+            },
+          ];
+    }),
+];

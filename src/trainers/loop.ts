@@ -1,0 +1,242 @@
+/**
+ * @file The training loop of one stage, the same for tokenizers and transformers: step, check, log,
+ * validate, save. It reads from top to bottom; what runs on the device is in step.ts.
+ */
+
+import { join } from "node:path";
+import type { HostTensor, HostTensors } from "../runtime/tensors.ts";
+import { type Checkpoint, latestCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { appendLine, type RunContext, writeStatus } from "./context.ts";
+import { divergedError, findBadTensors } from "./diagnose.ts";
+import { MovingAverage } from "./ema.ts";
+import { appendMetrics, truncateMetrics } from "./logging/metrics.ts";
+import { EventWriter } from "./logging/tensorboard.ts";
+import { AdamW } from "./optimizers.ts";
+import { getVariable, setVariable, valuesOf } from "./packing.ts";
+import { turn } from "./signals.ts";
+import { compileStage, type Metrics, meanMetrics, type StageFunctions, type Task } from "./step.ts";
+
+/** Folder of a stage's checkpoints. */
+export function checkpointDir(runDir: string, stage: Task["stage"]): string {
+  return join(runDir, "checkpoints", stage);
+}
+
+/**
+ * Train a stage from its last checkpoint, or from its beginning, to its last step. Afterwards the
+ * task's variables hold the last weights; checkpoints hold the averaged ones too.
+ * @throws Interrupted after a checkpoint when a stop was asked for
+ * @throws DivergedError when a loss or a gradient is not finite
+ */
+export async function trainStage(run: RunContext, task: Task): Promise<void> {
+  const { stage, options } = task;
+  const { steps } = options;
+  const dir = checkpointDir(run.dir, stage);
+  const jsonl = join(run.dir, "metrics.jsonl");
+
+  const saved = latestCheckpoint(dir, run.warn);
+  if (saved?.step === steps) {
+    return;
+  }
+  const optimizer = new AdamW(task.scope.trainable(), options, options.accumulate);
+  const average = new MovingAverage(optimizer.packs);
+  await resume(saved, task, optimizer, average);
+  let done = saved?.step ?? 0;
+  let window = saved?.loop ?? { count: 0, sums: {} };
+  truncateMetrics(jsonl, stage, saved?.step ?? -1);
+
+  const functions = compileStage(run.device, task, optimizer, average);
+  const board = new EventWriter(join(run.dir, "tensorboard", stage), done);
+  const save = async (): Promise<void> => {
+    const tensors = await gatherState(task, optimizer, average);
+    saveCheckpoint(dir, { step: done, tensors, loop: window });
+    for (const [name, { data }] of tensors) {
+      if (name.startsWith("model/")) {
+        board.histogram(done, name, thin(data));
+      }
+    }
+  };
+  const log = (split: "train" | "validation", metrics: Metrics): void => {
+    appendMetrics(jsonl, { stage, step: done, split, ...metrics });
+    board.scalars(
+      done,
+      Object.fromEntries(Object.entries(metrics).map(([name, x]) => [`${split}/${name}`, x])),
+    );
+  };
+  writeStatus(run.dir, { state: "running", stage, step: done, steps });
+  run.progress.start(stage, done);
+  const clock = new LoopClock();
+
+  try {
+    let upcoming = loadAhead(task, done);
+    while (done < steps) {
+      run.stop.check(); // asked for before the first step
+      const batches = await clock.waiting(upcoming);
+      const running = functions.train(done, batches);
+      // While the device works, the host prepares the next batch.
+      upcoming = done + 1 < steps ? loadAhead(task, done + 1) : upcoming;
+      const metrics = await running;
+      if (!Number.isFinite(metrics["loss"]) || !Number.isFinite(metrics["grad_norm"])) {
+        throw await diverged(run, task, done, batches);
+      }
+      done += 1;
+      window = addMetrics(window, metrics);
+      await turn();
+      const last = done === steps;
+
+      if (last || done % options.log_every === 0) {
+        log("train", { ...means(window), lr: metrics["lr"]! });
+        window = { count: 0, sums: {} };
+        appendLine(run.dir, "timing.jsonl", { stage, step: done, ...clock.lap(options.batch) });
+        writeStatus(run.dir, { state: "running", stage, step: done, steps });
+      }
+      run.progress.update(done, `loss ${metrics["loss"]!.toPrecision(4)}`);
+      if (last || done % options.validate_every === 0) {
+        const begin = performance.now();
+        const held = await validate(task, functions);
+        if (held !== undefined) {
+          log("validation", held);
+          run.progress.say(`${stage} ${done}: held-out loss ${held["loss"]!.toPrecision(4)}`);
+        }
+        clock.exclude(performance.now() - begin);
+      }
+      if (last || done % options.checkpoint_every === 0 || run.stop.signal !== undefined) {
+        const begin = performance.now();
+        await save();
+        clock.exclude(performance.now() - begin);
+        run.stop.check();
+      }
+    }
+    if (steps === 0) {
+      await save();
+    }
+  } finally {
+    run.progress.stop();
+    optimizer.dispose();
+    average.dispose();
+  }
+}
+
+/** The mean metrics of the held-out batches under the averaged weights. */
+async function validate(task: Task, functions: StageFunctions): Promise<Metrics | undefined> {
+  if (task.validationBatches === 0) {
+    return undefined;
+  }
+  await functions.swap();
+  const all: Metrics[] = [];
+  for (let i = 0; i < task.validationBatches; i++) {
+    all.push(await functions.validate(await task.validationBatch(i)));
+  }
+  await functions.swap();
+  return meanMetrics(all);
+}
+
+async function resume(
+  saved: Checkpoint | undefined,
+  task: Task,
+  optimizer: AdamW,
+  average: MovingAverage,
+): Promise<void> {
+  if (saved === undefined) {
+    await average.start();
+    return;
+  }
+  for (const [name, variable] of task.scope.variables()) {
+    setVariable(variable, valuesOf(saved.tensors, `model/${name}`, variable.shape));
+  }
+  optimizer.load(saved.tensors);
+  average.load(saved.tensors);
+}
+
+async function gatherState(
+  task: Task,
+  optimizer: AdamW,
+  average: MovingAverage,
+): Promise<Map<string, HostTensor>> {
+  const tensors = new Map<string, HostTensor>();
+  for (const [name, variable] of task.scope.variables()) {
+    const data = await getVariable(variable);
+    tensors.set(`model/${name}`, { dtype: "float32", shape: [...variable.shape], data });
+  }
+  await average.save(tensors);
+  await optimizer.save(tensors);
+  return tensors;
+}
+
+async function diverged(
+  run: RunContext,
+  task: Task,
+  step: number,
+  batches: readonly HostTensors[],
+): Promise<Error> {
+  const bad = await findBadTensors(run.device, task, batches);
+  appendLine(run.dir, "events.jsonl", { event: "not-finite", stage: task.stage, step, bad });
+  return divergedError(task.stage, step, bad);
+}
+
+/** Start loading; a failure is kept for whoever awaits it. */
+function loadAhead(task: Task, step: number): Promise<HostTensors[]> {
+  const loading = task.batches(step);
+  loading.catch(() => undefined);
+  return loading;
+}
+
+interface Window {
+  readonly count: number;
+  readonly sums: Metrics;
+}
+
+function addMetrics({ count, sums }: Checkpoint["loop"], metrics: Metrics): Window {
+  const next = Object.entries(metrics).map(([name, value]) => [name, (sums[name] ?? 0) + value]);
+  return { count: count + 1, sums: Object.fromEntries(next) };
+}
+
+function means({ count, sums }: Checkpoint["loop"]): Metrics {
+  return Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / count]));
+}
+
+/** At most 65,536 of the values, evenly spread: enough for a histogram. */
+function thin(values: ArrayLike<number>): ArrayLike<number> {
+  const stride = Math.ceil(values.length / 65_536);
+  return stride === 1
+    ? values
+    : Float32Array.from(
+        { length: Math.floor(values.length / stride) },
+        (_, i) => values[i * stride]!,
+      );
+}
+
+/** Where the time of a loop goes. Times are in milliseconds inside and seconds outside. */
+class LoopClock {
+  #begin = performance.now();
+  #waited = 0;
+  #excluded = 0;
+  #steps = 0;
+
+  /** Await a batch and count the time as waiting for data. */
+  async waiting<T>(loading: Promise<T>): Promise<T> {
+    const begin = performance.now();
+    const value = await loading;
+    this.#waited += performance.now() - begin;
+    this.#steps += 1;
+    return value;
+  }
+
+  /** Time that is not training. */
+  exclude(milliseconds: number): void {
+    this.#excluded += milliseconds;
+  }
+
+  /** Means since the last lap. */
+  lap(batch: number): { step_seconds: number; items_per_second: number; data_wait_share: number } {
+    const total = performance.now() - this.#begin - this.#excluded;
+    const steps = Math.max(1, this.#steps);
+    const figures = {
+      step_seconds: total / steps / 1000,
+      items_per_second: (1000 * batch * steps) / total,
+      data_wait_share: this.#waited / total,
+    };
+    this.#begin = performance.now();
+    [this.#waited, this.#excluded, this.#steps] = [0, 0, 0];
+    return figures;
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * @file provenance.json: where a run's numbers come from. Code (commit, uncommitted changes),
+ * packages, machine, command and data, so that another person can make the same run.
+ */
+
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { arch, cpus, hostname, platform, release, totalmem } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** Environment variables that may change results. Nothing else of the environment is recorded. */
+const ENVIRONMENT = [
+  "OMP_NUM_THREADS",
+  "OMP_THREAD_LIMIT",
+  "NODE_OPTIONS",
+  "UV_THREADPOOL_SIZE",
+  "CUDA_VISIBLE_DEVICES",
+  "SLURM_JOB_ID",
+  "SLURM_ARRAY_TASK_ID",
+] as const;
+
+export interface Provenance {
+  readonly tessera: string;
+  readonly git?: {
+    readonly commit: string;
+    readonly branch: string;
+    /** True when tracked files differ from the commit; the difference is in `diff_file`. */
+    readonly dirty: boolean;
+    readonly diff_sha256?: string;
+    readonly diff_file?: string;
+  };
+  readonly lockfile_sha256?: string;
+  readonly packages: { readonly [name: string]: string };
+  readonly node: string;
+  readonly os: string;
+  readonly host: string;
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memory_gib: number;
+  readonly device: string;
+  readonly seed: number;
+  readonly config_hash: string;
+  readonly command: readonly string[];
+  readonly cwd: string;
+  readonly env: { readonly [name: string]: string };
+  readonly datasets: { readonly [split: string]: string };
+  readonly started: string;
+}
+
+/** The folder that holds package.json, from dist/ as well as from src/. */
+export function packageRoot(): string {
+  let dir = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(dir, "package.json")) && dirname(dir) !== dir) {
+    dir = dirname(dir);
+  }
+  return dir;
+}
+
+/**
+ * Gather what is known here and now.
+ * @returns the record, and the text of uncommitted changes when there are some
+ */
+export function gatherProvenance(run: {
+  readonly device: string;
+  readonly seed: number;
+  readonly configHash: string;
+  readonly datasets: { readonly [split: string]: string };
+}): { readonly provenance: Provenance; readonly diff: string | undefined } {
+  const root = packageRoot();
+  const manifest = readJson(join(root, "package.json")) as {
+    version: string;
+    dependencies: { [name: string]: string };
+  };
+  const { git, diff } = gitState(root);
+  const lockfile = join(root, "package-lock.json");
+  const provenance: Provenance = {
+    tessera: manifest.version,
+    ...(git && { git }),
+    ...(existsSync(lockfile) && { lockfile_sha256: sha256(readFileSync(lockfile)) }),
+    packages: installedVersions(root, Object.keys(manifest.dependencies)),
+    node: process.version,
+    os: `${platform()} ${release()} ${arch()}`,
+    host: hostname(),
+    cpu: cpus()[0]?.model ?? "unknown",
+    cores: cpus().length,
+    memory_gib: Math.round(totalmem() / 2 ** 30),
+    device: run.device,
+    seed: run.seed,
+    config_hash: run.configHash,
+    command: process.argv.slice(1),
+    cwd: process.cwd(),
+    env: Object.fromEntries(
+      ENVIRONMENT.flatMap((name) => {
+        const value = process.env[name];
+        return value === undefined ? [] : [[name, value]];
+      }),
+    ),
+    datasets: run.datasets,
+    started: new Date().toISOString(),
+  };
+  return { provenance, diff };
+}
+
+function gitState(root: string): { git?: NonNullable<Provenance["git"]>; diff?: string } {
+  const git = (...args: string[]) =>
+    execFileSync("git", ["-C", root, ...args], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+      maxBuffer: 1 << 28,
+    });
+  try {
+    const commit = git("rev-parse", "HEAD").trim();
+    const branch = git("rev-parse", "--abbrev-ref", "HEAD").trim();
+    const diff = git("diff", "HEAD", "--binary");
+    return diff === ""
+      ? { git: { commit, branch, dirty: false } }
+      : {
+          git: {
+            commit,
+            branch,
+            dirty: true,
+            diff_sha256: sha256(diff),
+            diff_file: "uncommitted.diff",
+          },
+          diff,
+        };
+  } catch {
+    return {}; // not a checkout, or no git: an installed package
+  }
+}
+
+function installedVersions(root: string, names: readonly string[]): { [name: string]: string } {
+  const versions: { [name: string]: string } = {};
+  for (const name of names) {
+    for (let dir = root; ; dir = dirname(dir)) {
+      const path = join(dir, "node_modules", name, "package.json");
+      if (existsSync(path)) {
+        versions[name] = (readJson(path) as { version: string }).version;
+        break;
+      }
+      if (dirname(dir) === dir) {
+        break;
+      }
+    }
+  }
+  return versions;
+}
+
+function readJson(path: string): unknown {
+  return JSON.parse(readFileSync(path, "utf8"));
+}
+
+function sha256(data: string | Uint8Array): string {
+  return createHash("sha256").update(data).digest("hex");
+}

@@ -1,0 +1,266 @@
+/**
+ * @file One experiment from its config to its scores: tokenizer, tokens, transformer, evaluation.
+ * Every stage begins where its files on disk end, so the same command starts a run, goes on after an
+ * interruption or a crash, and skips what is finished.
+ */
+
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../config/errors.ts";
+import type { Resolved } from "../config/resolve.ts";
+import { configYaml } from "../config/show.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { openDataset } from "../data/registry.ts";
+import type { Score } from "../eval/suite.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
+import { openDevice } from "../runtime/registry.ts";
+import { removeTemporaries } from "./checkpoint.ts";
+import { type RunContext, type Split, type Status, writeStatus } from "./context.ts";
+import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
+import type { Experiment } from "./experiment.ts";
+import { lockFolder } from "./lock.ts";
+import { writeMetricsParquet } from "./logging/metrics.ts";
+import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
+import { checkpointDir, trainStage } from "./loop.ts";
+import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
+import { gatherProvenance, type Provenance } from "./provenance.ts";
+import { generationSamples, reconstructionSamples } from "./samples.ts";
+import { exitCodeOf, Interrupted, listenForSignals, StopRequest } from "./signals.ts";
+import { tokenizerTask } from "./tokenizer-stage.ts";
+import { cacheTokens, readTokens, tokensPath } from "./tokens.ts";
+import { transformerTask } from "./transformer-stage.ts";
+
+export interface RunOptions {
+  /** Where progress goes; standard error when left out. */
+  readonly output?: Output;
+  /** A stop that the caller can ask for; signals ask for it too. */
+  readonly stop?: StopRequest;
+}
+
+export interface RunResult {
+  readonly dir: string;
+  readonly state: "finished" | "skipped" | "interrupted";
+  /** 0, or 128 + the signal's number. */
+  readonly exitCode: number;
+  /** Empty when interrupted. */
+  readonly scores: readonly Score[];
+}
+
+/** The folder of a run: results/<experiment>/<hash>-s<seed>. */
+export function runFolder({ config, hash }: Resolved<Experiment>): string {
+  return join(config.output, config.name, `${hash.slice(0, 12)}-s${config.seed}`);
+}
+
+/** Read status.json; undefined when there is none. */
+export function readStatus(dir: string): Status | undefined {
+  const path = join(dir, "status.json");
+  return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Status) : undefined;
+}
+
+/**
+ * Run an experiment, or go on with it, or skip it when it is finished.
+ * @throws UserError when the folder is in use, data changed under the run, training diverged, ...
+ */
+export async function runExperiment(
+  resolved: Resolved<Experiment>,
+  options: RunOptions = {},
+): Promise<RunResult> {
+  const { config } = resolved;
+  const output = options.output ?? standardOutput();
+  const dir = runFolder(resolved);
+  const scoresPath = join(dir, "scores.json");
+  if (readStatus(dir)?.state === "finished" && existsSync(scoresPath)) {
+    output.line(`skipped: ${dir} is finished; delete the folder to run it again`);
+    const { scores } = JSON.parse(readFileSync(scoresPath, "utf8")) as Scores;
+    return { dir, state: "skipped", exitCode: 0, scores };
+  }
+
+  const unlock = lockFolder(dir);
+  const stop = options.stop ?? new StopRequest();
+  const unlisten = listenForSignals(stop, (signal) =>
+    output.line(`${signal}: stopping after this step (once more to stop at once)`),
+  );
+  const datasets = new Map<Split, Promise<Dataset>>();
+  const progress = new Progress(output);
+  try {
+    removeTemporaries(dir);
+    writeFileAtomic(join(dir, "config.json"), `${resolved.canonical}\n`);
+    writeFileAtomic(join(dir, "config.yaml"), configYaml(resolved));
+    writeStatus(dir, { state: "running" });
+    const device = await openDevice(config.device);
+    const run: RunContext = {
+      dir,
+      seed: config.seed,
+      device,
+      progress,
+      stop,
+      dataset: (split) => openOnce(datasets, config, split),
+      warn: (message) => progress.say(`warning: ${message}`),
+    };
+    try {
+      await recordProvenance(run, resolved, output);
+      output.line(`run ${dir} on ${device.info.description}`);
+      const scores = await runStages(run, config);
+      writeStatus(dir, { state: "finished" });
+      return { dir, state: "finished", exitCode: 0, scores };
+    } finally {
+      progress.stop();
+      device.dispose();
+    }
+  } catch (error) {
+    const { stage, step, steps } = readStatus(dir) ?? {};
+    const at = { ...(stage && { stage }), ...(step !== undefined && { step, steps: steps ?? 0 }) };
+    if (error instanceof Interrupted) {
+      writeStatus(dir, { state: "interrupted", ...at });
+      output.line(`interrupted; the same command goes on from here: ${dir}`);
+      return { dir, state: "interrupted", exitCode: exitCodeOf(error.signal), scores: [] };
+    }
+    writeStatus(dir, { state: "failed", ...at, error: (error as Error).message });
+    throw error;
+  } finally {
+    for (const dataset of datasets.values()) {
+      await dataset.then((opened) => opened.close()).catch(() => undefined);
+    }
+    unlisten();
+    unlock();
+  }
+}
+
+/** The stages in their order. */
+async function runStages(run: RunContext, config: Experiment): Promise<readonly Score[]> {
+  const { trainer, seed } = config;
+  const train = await run.dataset("train");
+  const validation = await run.dataset("validation");
+  const cached = [
+    { dataset: train, clips: atMost(trainer.tokens.train_clips, train.size) },
+    { dataset: validation, clips: atMost(trainer.tokens.validation_clips, validation.size) },
+  ];
+  run.progress.plan(
+    partsOf(
+      config,
+      cached.map(({ clips }) => clips),
+    ),
+  );
+
+  // Kept for those who open the run without its data.
+  writeFileAtomic(join(run.dir, "classes.json"), `${JSON.stringify(train.classes)}\n`);
+
+  // 1. The tokenizer learns from clips.
+  const tokenizer = makeTokenizer(config);
+  await trainStage(run, tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed));
+  const final = finalCheckpoint(run.dir, "tokenizer", trainer.tokenizer.steps, run.warn);
+  loadAveraged(tokenizer.scope, final);
+  writeTables(run);
+  await reconstructionSamples(run, tokenizer, trainer.samples.count, final.step);
+
+  // 2. Its tokens of all clips are computed once.
+  const objective = makeObjective(config, tokenizer, train);
+  if (objective !== undefined) {
+    writeStatus(run.dir, { state: "running", stage: "tokens" });
+    run.progress.start("tokens", 0);
+    let before = 0;
+    for (const { dataset, clips } of cached) {
+      await cacheTokens(run, tokenizer, dataset, { batch: trainer.tokens.batch, clips }, (done) =>
+        run.progress.update(before + done, dataset.split),
+      );
+      before += clips;
+    }
+    run.progress.stop();
+
+    // 3. The transformer learns from tokens.
+    const tokens = (split: Split) => readTokens(tokensPath(run.dir, split));
+    await trainStage(
+      run,
+      transformerTask(objective, trainer.transformer, tokens("train"), tokens("validation"), seed),
+    );
+    const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
+    loadAveraged(objective.scope, last);
+    writeTables(run);
+    await generationSamples(run, { tokenizer, objective }, trainer.samples.count, last.step);
+  }
+
+  // 4. Every suite judges the averaged weights.
+  writeStatus(run.dir, { state: "running", stage: "evaluation" });
+  const networks: Networks = { tokenizer, ...(objective && { objective }) };
+  return evaluateAll(run, config, networks);
+}
+
+/** A limit of which 0 means none. */
+function atMost(limit: number, size: number): number {
+  return limit > 0 ? Math.min(limit, size) : size;
+}
+
+function writeTables(run: RunContext): void {
+  writeMetricsParquet(join(run.dir, "metrics.jsonl"), join(run.dir, "metrics.parquet"));
+}
+
+function openOnce(
+  datasets: Map<Split, Promise<Dataset>>,
+  config: Experiment,
+  split: Split,
+): Promise<Dataset> {
+  let dataset = datasets.get(split);
+  if (dataset === undefined) {
+    dataset = openDataset(config.dataset, split, config.seed);
+    dataset.catch(() => undefined); // whoever awaits it sees the failure
+    datasets.set(split, dataset);
+  }
+  return dataset;
+}
+
+/** provenance.json: the first process, and every one that resumed. */
+interface ProvenanceFile extends Provenance {
+  readonly resumes: readonly Provenance[];
+}
+
+async function recordProvenance(
+  run: RunContext,
+  { hash, config }: Resolved<Experiment>,
+  output: Output,
+): Promise<void> {
+  const path = join(run.dir, "provenance.json");
+  const datasets = {
+    train: (await run.dataset("train")).fingerprint,
+    validation: (await run.dataset("validation")).fingerprint,
+  };
+  const { provenance, diff } = gatherProvenance({
+    device: run.device.info.description,
+    seed: config.seed,
+    configHash: hash,
+    datasets,
+  });
+  let file: ProvenanceFile = { ...provenance, resumes: [] };
+  if (existsSync(path)) {
+    const first = JSON.parse(readFileSync(path, "utf8")) as ProvenanceFile;
+    const begun = existsSync(checkpointDir(run.dir, "tokenizer"));
+    if (begun && JSON.stringify(first.datasets) !== JSON.stringify(datasets)) {
+      throw new UserError(
+        `the data changed since ${run.dir} was begun: a resumed run would mix two data sets`,
+        "restore the data, or delete the folder to begin again",
+      );
+    }
+    if (begun) {
+      output.line(`going on with ${run.dir}, begun ${first.started}`);
+      file = { ...first, resumes: [...first.resumes, provenance] };
+    }
+  }
+  if (diff !== undefined) {
+    writeFileAtomic(join(run.dir, "uncommitted.diff"), diff);
+  }
+  writeFileAtomic(path, `${JSON.stringify(file, null, 2)}\n`);
+}
+
+/** The parts that the progress of a run counts. */
+function partsOf({ trainer, objective, evals }: Experiment, sizes: readonly number[]): Part[] {
+  const suites = { name: "evaluation", total: Object.keys(evals).length };
+  const tokenizer = { name: "tokenizer", total: trainer.tokenizer.steps };
+  const clips = sizes.reduce((sum, size) => sum + size, 0);
+  return objective === undefined
+    ? [tokenizer, suites]
+    : [
+        tokenizer,
+        { name: "tokens", total: clips },
+        { name: "transformer", total: trainer.transformer.steps },
+        suites,
+      ];
+}

@@ -1,0 +1,224 @@
+/**
+ * @file The second stage: the tokens of all clips, computed once and kept as Apache Arrow IPC files
+ * (tokens/train.arrow, tokens/validation.arrow), one row a clip. While a split is being encoded its
+ * finished pieces lie beside as files of their own, so an interruption loses one piece at most.
+ */
+
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import {
+  Field,
+  FixedSizeList,
+  Int32,
+  makeData,
+  RecordBatch,
+  Schema,
+  Struct,
+  Table,
+  tableFromIPC,
+  tableToIPC,
+  Uint16,
+  Utf8,
+  vectorFromArray,
+} from "apache-arrow";
+import { UserError } from "../config/errors.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { type Batch, onePass } from "../data/loader.ts";
+import type { TokenBatch } from "../objectives/objective.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
+import type { Compiled, Device } from "../runtime/device.ts";
+import { sizeOf, uint8 } from "../runtime/tensors.ts";
+import type { Tokenizer } from "../tokenizers/tokenizer.ts";
+import { removeTemporaries } from "./checkpoint.ts";
+import type { RunContext, Split } from "./context.ts";
+import { turn } from "./signals.ts";
+import { toPixels } from "./tokenizer-stage.ts";
+
+/** Clips a piece. */
+const PIECE = 1024;
+
+/** The tokens of one split in memory. */
+export interface TokenCache {
+  readonly size: number;
+  /** Sub-ids a clip: t·h·w·F. */
+  readonly length: number;
+  /** [size, length] */
+  readonly ids: Uint16Array;
+  /** [size]; -1 without a class. */
+  readonly labels: Int32Array;
+}
+
+interface Rows extends TokenCache {
+  readonly clips: readonly string[];
+  readonly captions: readonly string[];
+}
+
+/** The batch of some rows. */
+export function tokenBatch(cache: TokenCache, rows: Uint32Array): TokenBatch {
+  const ids = new Int32Array(rows.length * cache.length);
+  const labels = new Int32Array(rows.length);
+  for (const [i, row] of rows.entries()) {
+    ids.set(cache.ids.subarray(row * cache.length, (row + 1) * cache.length), i * cache.length);
+    labels[i] = cache.labels[row]!;
+  }
+  return { ids, labels, size: rows.length };
+}
+
+/** The path of a split's cache. */
+export function tokensPath(runDir: string, split: Split): string {
+  return join(runDir, "tokens", `${split}.arrow`);
+}
+
+/** Read a cache of tokens. */
+export function readTokens(path: string): TokenCache {
+  return decodeRows(readFileSync(path));
+}
+
+/**
+ * Make sure that a split's cache exists.
+ * @param options clips at a time, and how many of the split in all
+ * @throws Interrupted between two pieces when a stop was asked for
+ */
+export async function cacheTokens(
+  run: Pick<RunContext, "dir" | "device" | "stop">,
+  tokenizer: Tokenizer,
+  dataset: Dataset,
+  options: { readonly batch: number; readonly clips: number },
+  onProgress: (done: number) => void,
+): Promise<void> {
+  const path = tokensPath(run.dir, dataset.split);
+  if (existsSync(path)) {
+    return;
+  }
+  const pieces = join(run.dir, "tokens", `${dataset.split}.pieces`);
+  mkdirSync(pieces, { recursive: true });
+  removeTemporaries(pieces);
+  const encode = compileEncoder(run.device, tokenizer);
+  const files: string[] = [];
+  for (let first = 0; first < options.clips; first += PIECE) {
+    const file = join(pieces, `${String(first).padStart(9, "0")}.arrow`);
+    files.push(file);
+    const end = Math.min(first + PIECE, options.clips);
+    if (!existsSync(file)) {
+      const parts: Rows[] = [];
+      const slice = sliceOf(dataset, first, end);
+      for await (const batch of onePass(slice, { batch: options.batch })) {
+        parts.push(await encodeBatch(encode, tokenizer, batch, options.batch));
+        run.stop.check();
+        await turn();
+      }
+      writeFileAtomic(file, encodeRows(concatRows(parts)));
+    }
+    onProgress(end);
+  }
+  writeFileAtomic(
+    path,
+    encodeRows(concatRows(files.map((file) => decodeRows(readFileSync(file))))),
+  );
+  rmSync(pieces, { recursive: true, force: true });
+}
+
+/** The compiled encoder: clips [B, T, H, W, 3] uint8 to ids [B, t, h, w, F]. */
+function compileEncoder(device: Device, tokenizer: Tokenizer): Compiled {
+  return device.compile("tokens-encode", (inputs) => ({
+    ids: tokenizer.encode(toPixels(inputs["clips"]!)).ids,
+  }));
+}
+
+async function encodeBatch(
+  encode: Compiled,
+  { clip, grid, factors }: Tokenizer,
+  batch: Batch,
+  size: number,
+): Promise<Rows> {
+  // A last, smaller batch is filled up with zeros: one shape, one compiled graph.
+  const shape = [clip.frames, clip.height, clip.width, 3];
+  const clips = new Uint8Array(size * sizeOf(shape));
+  clips.set(batch.clips);
+  const { ids } = await encode({ clips: uint8([size, ...shape], clips) });
+  const length = sizeOf(grid) * factors.length;
+  return {
+    size: batch.size,
+    length,
+    ids: Uint16Array.from((ids!.data as Int32Array).subarray(0, batch.size * length)),
+    labels: batch.labels,
+    clips: batch.ids,
+    captions: batch.captions,
+  };
+}
+
+/** Items first..end-1 of a data set. */
+function sliceOf(dataset: Dataset, first: number, end: number): Dataset {
+  const { type, split, frames, height, width, fps, audioRate, classes, fingerprint } = dataset;
+  return {
+    ...{ type, split, frames, height, width, fps, audioRate, classes, fingerprint },
+    size: end - first,
+    get: (index, visit) => dataset.get(first + index, visit),
+    close: () => Promise.resolve(),
+  };
+}
+
+function concatRows(parts: readonly Rows[]): Rows {
+  const length = parts[0]?.length ?? 0;
+  const size = parts.reduce((sum, part) => sum + part.size, 0);
+  const ids = new Uint16Array(size * length);
+  const labels = new Int32Array(size);
+  let row = 0;
+  for (const part of parts) {
+    ids.set(part.ids, row * length);
+    labels.set(part.labels, row);
+    row += part.size;
+  }
+  return {
+    size,
+    length,
+    ids,
+    labels,
+    clips: parts.flatMap((part) => part.clips),
+    captions: parts.flatMap((part) => part.captions),
+  };
+}
+
+/** An Arrow IPC file: clip (utf8), label (int32), caption (utf8), ids (fixed-size list of uint16). */
+function encodeRows({ size, length, ids, labels, clips, captions }: Rows): Uint8Array {
+  const clip = vectorFromArray(clips, new Utf8()).data[0]!;
+  const caption = vectorFromArray(captions, new Utf8()).data[0]!;
+  const label = makeData({ type: new Int32(), length: size, data: labels });
+  const values = makeData({ type: new Uint16(), length: ids.length, data: ids });
+  const listType = new FixedSizeList(length, new Field("item", new Uint16(), false));
+  const list = makeData({ type: listType, length: size, child: values });
+  const schema = new Schema([
+    new Field("clip", new Utf8(), false),
+    new Field("label", new Int32(), false),
+    new Field("caption", new Utf8(), false),
+    new Field("ids", listType, false),
+  ]);
+  const struct = makeData({
+    type: new Struct(schema.fields),
+    length: size,
+    children: [clip, label, caption, list],
+  });
+  return tableToIPC(new Table(schema, [new RecordBatch(schema, struct)]), "file");
+}
+
+function decodeRows(bytes: Uint8Array): Rows {
+  const table = tableFromIPC(bytes);
+  const list = table.getChild("ids")?.data[0];
+  const labels = table.getChild("label")?.data[0]?.values as Int32Array | undefined;
+  if (!list || !labels) {
+    throw new UserError(
+      "a file of cached tokens has no columns `ids` and `label`",
+      "delete the run's tokens folder to make it again",
+    );
+  }
+  const { listSize } = list.type as FixedSizeList;
+  const ids = list.children[0]!.values as Uint16Array;
+  return {
+    size: table.numRows,
+    length: listSize,
+    ids: ids.subarray(0, table.numRows * listSize),
+    labels: labels.subarray(0, table.numRows),
+    clips: Array.from(table.getChild("clip")!, String),
+    captions: Array.from(table.getChild("caption")!, String),
+  };
+}
