@@ -4,12 +4,14 @@
  * floor is what the sample count alone costs: a distance near it cannot be told from perfect.
  */
 
+import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Objective } from "../objectives/objective.ts";
 import { Random } from "../runtime/random.ts";
 import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
 import { checkClipShape, ClipStream, chooseClips, clipKeys, toBytes } from "./clips.ts";
 import { FeatureStatistics, frechetDistance } from "./frechet.ts";
+import { kernelDistance } from "./kernel-distance.ts";
 import { type FeatureNetwork, openFeatureNetwork } from "./networks/registry.ts";
 import { clipChoices, score } from "./protocols.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
@@ -32,6 +34,11 @@ export const schema = closed(
     covariance: Type.Union([Type.Literal("unbiased"), Type.Literal("biased")], {
       default: "unbiased",
       description: "Divide scatter by N - 1 (TF-GAN, MAGVIT) or by N (StyleGAN-V).",
+    }),
+    kernel: Type.Boolean({
+      default: true,
+      description:
+        "Also report kernel distances (KVD's form) on the same features: unbiased, so fewer clips do.",
     }),
     generation: Type.Boolean({
       default: true,
@@ -76,15 +83,21 @@ async function run(
     const { features } = await extract({ clips });
     return (features!.data as Float32Array).subarray(0, size * network.dimensions);
   };
-  const statistics = (): FeatureStatistics => new FeatureStatistics(network.dimensions);
+  const featureSet = (): FeatureSet => new FeatureSet(network.dimensions, config.kernel);
 
   // Two disjoint sets of real clips: all is compared with the first, the second is the floor.
   const count = Math.min(config.clips, Math.floor(dataset.size / 2));
+  if (count < 2) {
+    throw new UserError(
+      `a Fréchet distance needs two disjoint sets of at least 2 clips, the ${config.split} split has ${dataset.size}`,
+      `use a larger split, or switch the suite off with evals.${name}=null`,
+    );
+  }
   const chosen = chooseClips(dataset.size, 2 * count, config.seed);
   const first = new ClipStream(dataset, chosen.subarray(0, count), batch);
   const second = new ClipStream(dataset, chosen.subarray(count), batch);
-  const real = statistics();
-  const reconstructed = statistics();
+  const real = featureSet();
+  const reconstructed = featureSet();
   const labels: number[] = [];
   for await (const { clips, size, labels: own } of first) {
     real.add(await featuresOf(clips, size));
@@ -93,12 +106,12 @@ async function run(
     labels.push(...own);
     context.progress(`${name}: real and reconstructed clips`, real.count, count);
   }
-  const floor = statistics();
+  const floor = featureSet();
   for await (const { clips, size } of second) {
     floor.add(await featuresOf(clips, size));
     context.progress(`${name}: other real clips`, floor.count, count);
   }
-  const generated = statistics();
+  const generated = featureSet();
   if (config.generation && context.objective) {
     for await (const { clips, size } of generate(context, context.objective, labels, config.seed)) {
       generated.add(await featuresOf(clips, size));
@@ -111,44 +124,100 @@ async function run(
     );
   }
 
-  const reference = real.moments(config.covariance);
   const choices = {
     ...clipChoices(first, config.seed),
     network: network.name,
     weights_sha256: network.sha256,
-    covariance: config.covariance,
   };
-  const of = (
-    quantity: string,
-    other: FeatureStatistics,
-    against: { readonly [choice: string]: unknown },
-  ): Score =>
-    score(
-      {
-        name: `${name}/${quantity}`,
-        // Rounding can leave equal Gaussians a hair below zero.
-        value: Math.max(0, frechetDistance(reference, other.moments(config.covariance))),
-        better: quantity === "real_floor" ? "none" : "lower",
-        n: other.count,
+  const compared: { quantity: string; set: FeatureSet; against: Choices }[] = [
+    {
+      quantity: "generation",
+      set: generated,
+      against: {
+        against: "as many generated clips, labels as the real clips have",
+        generation_seed: config.seed,
       },
-      `frechet:${config.network}`,
-      { ...choices, ...against },
-    );
-  return [
-    ...(generated.count > 0
-      ? [
-          of("generation", generated, {
-            against: "as many generated clips, labels as the real clips have",
-            generation_seed: config.seed,
-          }),
-        ]
-      : []),
-    of("reconstruction", reconstructed, { against: "reconstructions of the same clips" }),
-    of("real_floor", floor, {
-      against: "as many other real clips of the split",
-      other_clips_sha256: second.digest(),
-    }),
+    },
+    {
+      quantity: "reconstruction",
+      set: reconstructed,
+      against: { against: "reconstructions of the same clips" },
+    },
+    {
+      quantity: "real_floor",
+      set: floor,
+      against: {
+        against: "as many other real clips of the split",
+        other_clips_sha256: second.digest(),
+      },
+    },
   ];
+  const reference = real.statistics.moments(config.covariance);
+  return compared
+    .filter(({ set }) => set.count > 0)
+    .flatMap(({ quantity, set, against }) => {
+      const better = quantity === "real_floor" ? "none" : "lower";
+      const distance = frechetDistance(reference, set.statistics.moments(config.covariance));
+      return [
+        score(
+          // Rounding can leave equal Gaussians a hair below zero.
+          { name: `${name}/${quantity}`, value: Math.max(0, distance), better, n: set.count },
+          `frechet:${config.network}`,
+          { ...choices, covariance: config.covariance, ...against },
+        ),
+        ...(config.kernel
+          ? [
+              score(
+                {
+                  name: `${name}/kernel_${quantity}`,
+                  value: kernelDistance(real.rows(), set.rows(), network.dimensions),
+                  better,
+                  n: set.count,
+                },
+                `kernel:${config.network}`,
+                { ...choices, ...against },
+              ),
+            ]
+          : []),
+      ];
+    });
+}
+
+type Choices = { readonly [choice: string]: unknown };
+
+/** Features of one set of clips: their moments and, for the kernel distance, the features themselves. */
+class FeatureSet {
+  readonly statistics: FeatureStatistics;
+  readonly #kept: Float32Array[] = [];
+
+  constructor(
+    dimensions: number,
+    readonly keep: boolean,
+  ) {
+    this.statistics = new FeatureStatistics(dimensions);
+  }
+
+  get count(): number {
+    return this.statistics.count;
+  }
+
+  add(features: Float32Array): void {
+    this.statistics.add(features);
+    if (this.keep) {
+      this.#kept.push(features.slice());
+    }
+  }
+
+  /** [count, dimensions] */
+  rows(): Float64Array {
+    const rows = new Float64Array(this.count * this.statistics.dimensions);
+    let at = 0;
+    for (const part of this.#kept) {
+      rows.set(part, at);
+      at += part.length;
+    }
+    return rows;
+  }
 }
 
 /** Generated clips in batches of the context's size, one for each label in turn. */

@@ -5,6 +5,7 @@
  */
 
 import { type ClipStream, clipSampling } from "./clips.ts";
+import { msSsimConventions } from "./ms-ssim.ts";
 import { psnrCap } from "./psnr.ts";
 import { ssimConventions } from "./ssim.ts";
 import { type Protocol, protocolHash, type Score } from "./suite.ts";
@@ -44,6 +45,22 @@ export const protocols = {
     measures: "SSIM over the full map of reflect-padded frames (torchmetrics).",
     fixed: { range: "0..255", ...ssimConventions.torchmetrics },
   },
+  "ms-ssim:pytorch": {
+    measures: "Multi-scale SSIM of five scales as pytorch_msssim computes it.",
+    fixed: { range: "0..255", ...msSsimConventions.pytorch },
+  },
+  "ms-ssim:tf": {
+    measures: "Multi-scale SSIM of five scales as tf.image.ssim_multiscale computes it.",
+    fixed: { range: "0..255", ...msSsimConventions.tf },
+  },
+  "ms-ssim:floor": {
+    measures: "Multi-scale SSIM of five scales on plain 2 x 2 pooling.",
+    fixed: { range: "0..255", ...msSsimConventions.floor },
+  },
+  "ms-ssim:torchmetrics": {
+    measures: "Multi-scale SSIM of five scales as torchmetrics computes it.",
+    fixed: { range: "0..255", ...msSsimConventions.torchmetrics },
+  },
   "codebook:dataset": {
     measures:
       "Use of the joint vocabulary (the product of all factors) over all tokens of the chosen clips at once.",
@@ -82,6 +99,14 @@ export const protocols = {
     fixed: {
       input: "8-bit RGB at the clip's own size, as 2x/255 - 1",
       distance: "symmetric eigendecomposition, float64",
+    },
+  },
+  "kernel:moving-shapes-v1": {
+    measures:
+      "Unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3 on the features of frechet:moving-shapes-v1; a little below zero is possible for equal laws.",
+    fixed: {
+      input: "8-bit RGB at the clip's own size, as 2x/255 - 1",
+      kernel: "(x.y / d + 1)^3, all pairs, unbiased, float64",
     },
   },
   "probe:linear-codes": {

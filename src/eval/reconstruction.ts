@@ -5,6 +5,7 @@
 
 import { closed, type Static, Type } from "../config/schema.ts";
 import { checkClipShape, ClipStream, chooseClips, clipKeys, toBytes, toFloats } from "./clips.ts";
+import { checkMsSsimSize, type MsSsimName, msSsimClip } from "./ms-ssim.ts";
 import { clipChoices, score } from "./protocols.ts";
 import { frameErrors, meanFrameClip, psnrPerFrame, psnrPooled } from "./psnr.ts";
 import { ReconstructionGallery } from "./gallery.ts";
@@ -32,6 +33,20 @@ export const schema = closed(
         default: ["gaussian-valid"],
         uniqueItems: true,
         description: "SSIM conventions to report; the first is the score named ssim.",
+      },
+    ),
+    ms_ssim: Type.Array(
+      Type.Union([
+        Type.Literal("pytorch"),
+        Type.Literal("tf"),
+        Type.Literal("floor"),
+        Type.Literal("torchmetrics"),
+      ]),
+      {
+        default: [],
+        uniqueItems: true,
+        description:
+          "Multi-scale SSIM conventions to report, for frames of at least 161 pixels a side.",
       },
     ),
     pictures: Type.Integer({
@@ -86,6 +101,9 @@ async function run(
   for (const convention of config.ssim) {
     checkSsimSize(convention, shape);
   }
+  if (config.ms_ssim.length > 0) {
+    checkMsSsimSize(shape);
+  }
   const { reconstruct } = tokenizerFunctions(context.device, context.tokenizer);
   const indices = chooseClips(dataset.size, config.clips, config.seed);
   const stream = new ClipStream(dataset, indices, context.batch);
@@ -95,6 +113,9 @@ async function run(
   const meanFramePooled = new Average();
   const gain = new Average();
   const similarity = new Map<SsimName, Average>(config.ssim.map((key) => [key, new Average()]));
+  const multiScale = new Map<MsSsimName, Average>(
+    config.ms_ssim.map((key) => [key, new Average()]),
+  );
   const gallery = new ReconstructionGallery(config.pictures);
   const clipSize = frames * height * width * 3;
   let done = 0;
@@ -117,6 +138,9 @@ async function run(
       gain.add(psnrPerFrame(errors) - psnrPerFrame(still));
       for (const [convention, average] of similarity) {
         average.add(ssimClip(original, judged, frames, shape, convention));
+      }
+      for (const [convention, average] of multiScale) {
+        average.add(msSsimClip(original, judged, frames, shape, convention));
       }
       gallery.offer(batch.names[i]!, psnrPerFrame(errors), original, judged);
     }
@@ -149,6 +173,13 @@ async function run(
       score(
         of(i === 0 ? "ssim" : `ssim_${convention}`, average, ""),
         `ssim:${convention}`,
+        subject("reconstruction"),
+      ),
+    ),
+    ...[...multiScale].map(([convention, average], i) =>
+      score(
+        of(i === 0 ? "ms_ssim" : `ms_ssim_${convention}`, average, ""),
+        `ms-ssim:${convention}`,
         subject("reconstruction"),
       ),
     ),

@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { FeatureStatistics, frechetDistance } from "../../src/eval/frechet.ts";
+import { kernelDistance } from "../../src/eval/kernel-distance.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { fracsin, golden } from "./golden.ts";
 
@@ -104,5 +105,31 @@ describe("Fréchet distance", () => {
     expect(frechetDistance(flat, moved)).toBe(25);
     const other = statistics(Float64Array.of(1, 2, 3), 1).moments("biased");
     expect(() => frechetDistance(flat, other)).toThrow(/one network/);
+  });
+});
+
+describe("kernel distance", () => {
+  const expected = golden<{
+    full: { unbiased: number };
+    unequal_64_48: { unbiased: number };
+  }>("kid_kvd");
+  const x = features(64, 16, 0);
+  const y = features(64, 16, 20000).map((v) => v * 1.15 + 0.05);
+
+  it("agrees with the golden for equal and unequal sets", () => {
+    expect(kernelDistance(x, y, 16)).toBeCloseTo(expected.full.unbiased, 9);
+    const fewer = features(48, 16, 20000).map((v) => v * 1.15 + 0.05);
+    expect(kernelDistance(x, fewer, 16)).toBeCloseTo(expected.unequal_64_48.unbiased, 9);
+  });
+
+  it("refuses NaN and single samples", () => {
+    expect(() => kernelDistance(x.subarray(0, 16), y, 16)).toThrow(/at least 2/);
+    expect(() =>
+      kernelDistance(
+        x.map(() => Number.NaN),
+        y,
+        16,
+      ),
+    ).toThrow(/finite/);
   });
 });

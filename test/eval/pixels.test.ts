@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/config/errors.ts";
+import { type MsSsimName, msSsim } from "../../src/eval/ms-ssim.ts";
 import { frameErrors, meanFrameClip, psnr, psnrPerFrame, psnrPooled } from "../../src/eval/psnr.ts";
 import { type SsimName, ssim, ssimClip, ssimConventions, windowTaps } from "../../src/eval/ssim.ts";
 import { distortedImage, fracsin, golden, mulberry, referenceImage } from "./golden.ts";
@@ -104,6 +105,29 @@ describe("PSNR and SSIM of clips", () => {
     const clip = Uint8Array.of(0, 10, 1, 20, 3, 31);
     expect([...meanFrameClip(clip, 3, false)].slice(0, 2)).toEqual([4 / 3, 61 / 3]);
     expect([...meanFrameClip(clip, 3, true)]).toEqual([1, 20, 1, 20, 1, 20]);
+  });
+});
+
+describe("multi-scale SSIM", () => {
+  const { cases } = golden<{
+    cases: { shape: [number, number, number]; [key: string]: unknown }[];
+  }>("ms_ssim");
+
+  it.each(cases)("agrees on $shape in every convention", (expected) => {
+    const [channels, height, width] = expected.shape;
+    const x = referenceImage(channels, height, width);
+    const y = distortedImage(x, channels, height, width);
+    const shape = { height, width, channels };
+    const keys = {
+      pytorch: "ms_ssim_pytorch_msssim",
+      tf: "ms_ssim_tf",
+      floor: "ms_ssim_floor_valid",
+      torchmetrics: "ms_ssim_torchmetrics_reflect_imagemean",
+    } as const;
+    for (const [name, key] of Object.entries(keys) as [MsSsimName, string][]) {
+      expect(Math.abs(msSsim(x, y, shape, name) - Number(expected[key]))).toBeLessThan(1e-9);
+    }
+    expect(() => msSsim(x, y, { ...shape, height: 160 }, "tf")).toThrow(/at least 161/);
   });
 });
 

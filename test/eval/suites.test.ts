@@ -16,6 +16,7 @@ const reconstruction = {
   ...common,
   rounding: "uint8",
   ssim: ["gaussian-valid", "skimage7"],
+  ms_ssim: [],
   pictures: 2,
 } satisfies SuiteConfig;
 
@@ -162,6 +163,8 @@ describe("reconstruction", () => {
       tokenizer: blockTokenizer(5, 8, 8),
     };
     await expect(scores(reconstruction, "r", small)).rejects.toThrow(/at least 11 x 11/);
+    const multi = { ...reconstruction, ms_ssim: ["pytorch" as const] };
+    await expect(scores(multi, "r", ctx)).rejects.toThrow(/at least 161/);
   });
 });
 
