@@ -93,6 +93,14 @@ export const protocols = {
       pixels: "original T x H x W",
     },
   },
+  "rate:causal-prior": {
+    measures:
+      "Ideal arithmetic-code length under the run's own causal transformer, exact likelihoods, the label paid for with log2 of the number of classes. The transformer itself is not counted.",
+    fixed: {
+      code: "causal transformer given the label, plus log2 classes a clip",
+      pixels: "original T x H x W",
+    },
+  },
   "frechet:moving-shapes-v1": {
     measures:
       "Fréchet distance on the 64 features of a small network trained on moving-shapes; a stand-in, not comparable with any FVD.",

@@ -1,8 +1,11 @@
 /** @file Suite `rate`: what the tokens of held-out clips cost in bits, with and without entropy coding. */
 
+import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
+import { isCausal } from "../objectives/causal.ts";
+import type { Objective } from "../objectives/objective.ts";
 import { bitsPerToken } from "../tokenizers/tokenizer.ts";
-import { checkClipShape, ClipStream, chooseClips, clipKeys } from "./clips.ts";
+import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys } from "./clips.ts";
 import { CodeCounts, codebookStatistics, jointCode } from "./codebook.ts";
 import { clipChoices, type ProtocolName, score } from "./protocols.ts";
 import { AdaptiveCode, bitsPerPixel } from "./rate.ts";
@@ -51,6 +54,8 @@ async function run(config: RateConfig, name: string, context: EvalContext): Prom
   const indices = chooseClips(dataset.size, config.clips, config.seed);
   const stream = new ClipStream(dataset, indices, context.batch);
   const tokensPerClip = grid[0] * grid[1] * grid[2];
+  const prior = context.objective ? learnedPrior(context, context.objective) : undefined;
+  let priorBits = 0;
   let done = 0;
   for await (const batch of stream) {
     const { ids } = await encode(batch.clips);
@@ -69,6 +74,9 @@ async function run(config: RateConfig, name: string, context: EvalContext): Prom
         });
       }
     }
+    if (prior) {
+      priorBits += await prior(ids, batch);
+    }
     done += batch.size;
     context.progress(`${name}: clips`, done, indices.length);
   }
@@ -85,9 +93,13 @@ async function run(config: RateConfig, name: string, context: EvalContext): Prom
     ["rate:adaptive-order0", "adaptive", sum(({ order0 }) => order0.bits)],
     ["rate:adaptive-order1", "adaptive_order1", sum(({ order1 }) => order1.bits)],
   ];
+  if (prior) {
+    totals.push(["rate:causal-prior", "causal_prior", priorBits]);
+  }
   const shared = clipChoices(stream, config.seed);
   return totals.flatMap(([protocol, key, bits]) => {
-    const choices = protocol === "rate:nominal" ? shared : { ...shared, alphabet: config.alphabet };
+    const whole = protocol === "rate:nominal" || protocol === "rate:causal-prior";
+    const choices = whole ? shared : { ...shared, alphabet: config.alphabet };
     const of = (quantity: string, value: number, unit: string, n: number): Score =>
       score({ name: `${name}/${quantity}`, value, unit, better: "lower", n }, protocol, choices);
     return [
@@ -96,4 +108,31 @@ async function run(config: RateConfig, name: string, context: EvalContext): Prom
       ...(key === "nominal" ? [of("nominal_bits_per_clip", bits / done, "bits/clip", done)] : []),
     ];
   });
+}
+
+/**
+ * Bits of a batch's tokens under the run's causal transformer, the label included at log2 of the
+ * number of classes; undefined when the objective has no exact likelihood.
+ */
+function learnedPrior(
+  { device, batch: size }: EvalContext,
+  objective: Objective,
+): ((ids: Int32Array, batch: ClipBatch) => Promise<number>) | undefined {
+  if (!isCausal(objective)) {
+    return undefined;
+  }
+  const { classes } = objective.space;
+  const compiled = device.compile("eval/log-probs", (inputs) => ({
+    nats: tf.sum(objective.logProbs(inputs), 1), // [B]
+  }));
+  return async (ids, batch) => {
+    const labels = Int32Array.from({ length: size }, (_, i) => batch.labels[i] ?? -1);
+    const outputs = await compiled(objective.inputs({ ids, labels, size }, 0, 0, false));
+    let bits = 0;
+    for (let i = 0; i < batch.size; i++) {
+      bits -= outputs["nats"]!.data[i]! / Math.LN2;
+      bits += labels[i]! >= 0 && classes > 0 ? Math.log2(classes) : 0;
+    }
+    return bits;
+  };
 }
