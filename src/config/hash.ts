@@ -5,6 +5,7 @@
 
 import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
+import type { TSchema } from "./schema.ts";
 import { type Json, type Path, parsePath } from "./tree.ts";
 import { ruling } from "./validate.ts";
 import { itemOf, type JsonSchema, propertyOf } from "./walk.ts";
@@ -60,10 +61,10 @@ function semantic(
  */
 export function configHash(
   config: unknown,
-  schema: JsonSchema,
+  schema: TSchema,
   exclude: readonly string[] = ["seed"],
 ): string {
   const paths = exclude.map((text) => parsePath(text) ?? [text]);
-  const part = semantic(config as Json, schema, [], paths) ?? null;
+  const part = semantic(config as Json, schema as JsonSchema, [], paths) ?? null;
   return createHash("sha256").update(canonicalJson(part)).digest("hex");
 }

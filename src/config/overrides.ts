@@ -105,6 +105,12 @@ export function printOverride(
   return sign + printPath(path) + (operation === "remove" ? "" : `=${JSON.stringify(value)}`);
 }
 
+/** The list that an index means where none is written. */
+function withDefaultList(node: ConfigNode | undefined, schema: JsonSchema): ConfigNode | undefined {
+  const list = node === undefined && Array.isArray(schema.default);
+  return list ? fromJson(schema.default, { kind: "default" }) : node;
+}
+
 /** Follows a path through tree and schema; complains where the schema has no such key. */
 function schemaAt(
   root: ConfigNode,
@@ -121,6 +127,7 @@ function schemaAt(
     problems.add({ code, path: at, origin, message, ...(hint === undefined ? {} : { hint }) });
   };
   for (const [depth, key] of path.entries()) {
+    node = withDefaultList(node, here);
     const object = objectOf(here, typeOf(node));
     const item = object ? undefined : itemOf(here, 0);
     if (object) {
@@ -153,7 +160,7 @@ function schemaAt(
 
 /** Put a value at a path; undefined takes it away. The path agrees with the schema. */
 function setAt(
-  node: ConfigNode | undefined,
+  written: ConfigNode | undefined,
   schema: JsonSchema,
   path: Path,
   origin: Origin,
@@ -161,8 +168,9 @@ function setAt(
 ): ConfigNode | undefined {
   const [key, ...rest] = path;
   if (key === undefined) {
-    return change(node, schema);
+    return change(written, schema);
   }
+  const node = withDefaultList(written, schema);
   if (node && isBroken(node)) {
     return node;
   }
@@ -220,9 +228,9 @@ export function applyOverride(
     if (!old) {
       const parent = nodeAt(root, path.slice(0, -1));
       const keys = parent?.kind === "map" ? [...parent.entries.keys()] : [];
-      const hint = suggest(path.at(-1) ?? "", keys, "set there");
+      const hint = keys.length > 0 ? suggest(path.at(-1) ?? "", keys, "set there") : undefined;
       const message = "there is nothing to remove";
-      problems.add({ code: "override", path: at, origin, message, hint });
+      problems.add({ code: "override", path: at, origin, message, ...(hint ? { hint } : {}) });
       return root;
     }
     return setAt(root, schema, path, origin, () => undefined) ?? root;

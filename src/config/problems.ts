@@ -56,7 +56,7 @@ export function formatOrigin(origin: Origin): string {
 
 function place(origin: Origin): string {
   return origin.kind === "env"
-    ? `${place(origin.at)} (from the environment variable ${origin.name})`
+    ? `${place(origin.at)}, from the environment variable ${origin.name}`
     : formatOrigin(origin);
 }
 

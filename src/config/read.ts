@@ -76,6 +76,10 @@ export function readYaml(
 
   let sound = true;
   for (const error of [...document.errors, ...document.warnings]) {
+    // What follows a fault of structure is mostly its echo.
+    if (!sound && !harmless.has(error.code)) {
+      continue;
+    }
     const { message, hint } = explain(error, text);
     complain(error.pos[0], message, hint);
     sound &&= harmless.has(error.code);
@@ -112,8 +116,13 @@ export function readYaml(
       const value = node.value;
       if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)) {
         const source = text.slice(start, node.range?.[1]);
-        if (/^[-+]?\d+$/.test(source)) {
-          complain(start, `the integer ${source} is too large to be kept exactly (above 2^53)`);
+        const whole = /^[-+]?\d+$/.test(source);
+        if (
+          whole &&
+          String(value) !== source &&
+          BigInt(value) !== BigInt(source.replace("+", ""))
+        ) {
+          complain(start, `the integer ${source} cannot be kept exactly: it would become ${value}`);
         }
       }
       return { kind: "scalar", origin: here, value: value as Scalar };
@@ -154,6 +163,7 @@ export function readYaml(
     }
   };
   const contents = document.contents as Node | null;
-  const empty = contents === null || (isScalar(contents) && contents.source === "");
+  const empty =
+    contents === null || (isScalar(contents) && contents.value === null && contents.source === "");
   return { node: empty ? undefined : walk(contents, 0), sound };
 }

@@ -214,7 +214,7 @@ export function loadConfig<T = unknown>(options: LoadOptions<T>): Resolved<T> {
   return {
     config,
     origins: originsOf(root),
-    hash: configHash(config, schema, options.unhashed),
+    hash: configHash(config, options.schema, options.unhashed),
     canonical: canonicalJson(config),
   };
 }

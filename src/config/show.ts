@@ -14,9 +14,11 @@ interface Line {
   readonly path?: Path;
 }
 
+/** A literal `${` would be read back as a reference. */
+const escapeReference = (text: string) => text.replaceAll("${", () => "$${");
+
 function scalarText(value: Json): string {
-  // A literal `${` would be read back as a reference.
-  const escaped = typeof value === "string" ? value.replaceAll("${", "$${") : value;
+  const escaped = typeof value === "string" ? escapeReference(value) : value;
   return typeof escaped === "string" && /[\n\r]/.test(escaped)
     ? JSON.stringify(escaped)
     : stringify(escaped, { lineWidth: 0 }).trimEnd();
@@ -29,7 +31,7 @@ const isScalar = (value: Json) => typeof value !== "object" || value === null;
 
 function flowText(list: readonly Json[]): string {
   const items = list.map((item) =>
-    typeof item === "string" ? JSON.stringify(item.replaceAll("${", "$${")) : scalarText(item),
+    typeof item === "string" ? JSON.stringify(escapeReference(item)) : scalarText(item),
   );
   return `[${items.join(", ")}]`;
 }
@@ -119,13 +121,13 @@ export interface Change {
   readonly b?: Side;
 }
 
-/** Values by path; a list of scalars counts as one value. */
+/** Values by path; a list of scalars counts as one value, an empty map as none. */
 function leaves(resolved: Resolved<unknown>): Map<string, Side> {
   const found = new Map<string, Side>();
   const walk = (value: Json, path: Path): void => {
     const container = isMap(value) || (isList(value) && !value.every(isScalar));
     const entries = container ? Object.entries(value) : [];
-    if (entries.length === 0) {
+    if (!container) {
       const text = printPath(path);
       found.set(text, { value, origin: resolved.origins[text] ?? { kind: "default" } });
     }
@@ -152,7 +154,7 @@ export function diffConfigs(a: Resolved<unknown>, b: Resolved<unknown>): Change[
 /** Changes as text, `-` for what only the first has, `+` for the second, `~` for both. */
 export function printDiff(changes: readonly Change[]): string {
   const side = ({ value, origin }: Side) =>
-    `${isList(value) ? flowText(value) : isMap(value) ? "{}" : scalarText(value)}  # ${originText(origin)}`;
+    `${isList(value) ? flowText(value) : scalarText(value)}  # ${originText(origin)}`;
   const lines = changes.flatMap(({ path, a, b }) => {
     if (a && b) {
       return [`~ ${path}`, `    - ${side(a)}`, `    + ${side(b)}`];

@@ -77,6 +77,11 @@ function hintFor(schema: JsonSchema, value: unknown): string | undefined {
   if (typeof value !== "string") {
     return undefined;
   }
+  if (componentOf(schema)) {
+    return memberNames(schema).includes(value)
+      ? `write {type: ${value}}`
+      : 'to select a component file write "@name"';
+  }
   const number = value.trim() === "" ? Number.NaN : Number(value.replaceAll(/[_,\s]/g, ""));
   if (/"(integer|number)"/.test(JSON.stringify(schema)) && Number.isFinite(number)) {
     return `write ${number}, without quotes or separators`;
@@ -118,7 +123,7 @@ function faultOf(error: ErrorObject, root: ConfigNode): Fault {
         hint:
           typeof group === "string"
             ? `e.g. ${key}: "@name" of a file in configs/${group}`
-            : undefined,
+            : schema.properties?.[key]?.description,
       };
     }
     case "additionalProperties": {
@@ -165,15 +170,12 @@ function faultOf(error: ErrorObject, root: ConfigNode): Fault {
         message: `items ${String(params.j)} and ${String(params.i)} are equal`,
       };
     default: {
-      const special = schema.type === "number" || schema.type === "integer" ? " finite" : "";
       const infinite = typeof error.data === "number" && !Number.isFinite(error.data);
-      const wanted = describe(schema);
-      return {
-        path,
-        code: "value",
-        message: `expected ${infinite ? wanted.replace(/^an? /, `a${special} `) : wanted}, got ${show(error.data)}`,
-        hint: hintFor(schema, error.data),
-      };
+      const wanted = infinite
+        ? describe(schema).replaceAll("a number", "a finite number")
+        : describe(schema);
+      const hint = hintFor(schema, error.data);
+      return { path, code: "value", message: `expected ${wanted}, got ${show(error.data)}`, hint };
     }
   }
 }
