@@ -8,30 +8,33 @@ import { constant, normal, type Scope } from "./scope.ts";
 
 export type Positions = "learned" | "factorised" | "sinusoidal";
 
-/** Positions start as loud as the token embeddings they are added to. */
-const POSITION_STD = 0.02;
 const SINUSOID_BASE = 10_000;
 
-/** Position embeddings [N, D] of the grid in (t, h, w) order. */
+/**
+ * Position embeddings [N, D] of the grid in (t, h, w) order.
+ * @param std how loud they start: as loud as the token embeddings they are added to
+ */
 export function buildPositions(
   scope: Scope,
   positions: Positions,
   width: number,
   grid: readonly [number, number, number],
+  std: number,
 ): () => tf.Tensor2D {
   const [t, h, w] = grid;
   const count = t * h * w;
   if (positions === "learned") {
-    const table = scope.param("positions", [count, width], normal(POSITION_STD)) as tf.Tensor;
+    const table = scope.param("positions", [count, width], normal(std)) as tf.Tensor;
     return () => table as tf.Tensor2D;
   }
   if (positions === "factorised") {
-    const frame = scope.param("positions/frame", [t, 1, 1, width], normal(POSITION_STD));
-    const row = scope.param("positions/row", [1, h, 1, width], normal(POSITION_STD));
-    const column = scope.param("positions/column", [1, 1, w, width], normal(POSITION_STD));
+    const part = normal(std / Math.sqrt(3));
+    const frame = scope.param("positions/frame", [t, 1, 1, width], part);
+    const row = scope.param("positions/row", [1, h, 1, width], part);
+    const column = scope.param("positions/column", [1, 1, w, width], part);
     return () => tf.reshape(tf.add(tf.add(frame, row), column), [count, width]);
   }
-  const gain = scope.param("positions/gain", [width], constant(POSITION_STD * Math.SQRT2));
+  const gain = scope.param("positions/gain", [width], constant(std * Math.SQRT2));
   const values = sinusoids(grid, width);
   return () => tf.mul(tf.tensor2d(values, [count, width]), gain) as tf.Tensor2D;
 }

@@ -79,7 +79,9 @@ describe.each([masked, causal])("$type", (config) => {
 
   test("an untrained model pays about the uniform entropy, in nats summed over factors", () => {
     const objective = buildObjective(config, tinyModel, space, Scope.root(4));
-    expect(lossOf(objective, 7, false)().dataSync()[0]).toBeCloseTo(Math.log(4) + Math.log(6), 1);
+    const excess = lossOf(objective, 7, false)().dataSync()[0]! - Math.log(4) - Math.log(6);
+    // Logits start with a variance of about 0.4 a factor: half of that in nats, on average.
+    expect(Math.abs(excess)).toBeLessThan(0.6);
   });
 
   test("held-out inputs hide no label, repeat with their step, and smooth nothing", () => {
