@@ -39,7 +39,7 @@ async function run(config: CodebookConfig, name: string, context: EvalContext): 
       single.forEach((counts, f) => counts.add(ids[from + f]!));
     }
     done += batch.size;
-    context.progress(`${name}: clips`, done, indices.length);
+    context.progress("clips", done, indices.length);
   }
   const statistics = codebookStatistics(joint);
   const choices = {

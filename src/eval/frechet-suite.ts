@@ -104,23 +104,23 @@ async function run(
     const decoded = toBytes(await reconstruct(clips));
     reconstructed.add(await featuresOf(uint8(clips.shape, decoded), size));
     labels.push(...own);
-    context.progress(`${name}: real and reconstructed clips`, real.count, count);
+    context.progress("real and reconstructed clips", real.count, count);
   }
   const floor = featureSet();
   for await (const { clips, size } of second) {
     floor.add(await featuresOf(clips, size));
-    context.progress(`${name}: other real clips`, floor.count, count);
+    context.progress("other real clips", floor.count, count);
   }
   const generated = featureSet();
   if (config.generation && context.objective) {
     for await (const { clips, size } of generate(context, context.objective, labels, config.seed)) {
       generated.add(await featuresOf(clips, size));
-      context.progress(`${name}: generated clips`, generated.count, count);
+      context.progress("generated clips", generated.count, count);
     }
   }
   if (count <= network.dimensions) {
     context.progress(
-      `${name}: warning: ${count} clips do not fill ${network.dimensions} feature dimensions, so the covariances are singular; the distances are finite but mean little`,
+      `warning: ${count} clips do not fill ${network.dimensions} feature dimensions, so the covariances are singular; the distances are finite but mean little`,
     );
   }
 

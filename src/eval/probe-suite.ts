@@ -172,10 +172,10 @@ async function run(config: ProbeConfig, name: string, context: EvalContext): Pro
       `use a data set with classes, or switch the suite off with evals.${name}=null`,
     );
   }
-  const fitting = await collect(config, `${name}: fitting`, train, config.train_clips, context);
+  const fitting = await collect(config, "fitting", train, config.train_clips, context);
   const validation = await context.dataset("validation");
-  const judging = await collect(config, `${name}: judging`, validation, config.clips, context);
-  context.progress(`${name}: fitting the classifier`);
+  const judging = await collect(config, "judging", validation, config.clips, context);
+  context.progress("fitting the classifier");
   const probe = fitProbe(fitting, classes);
   const { top1, loss } = probeAccuracy(probe, judging);
   const chance = chanceLevel(fitting.labels, judging.labels, classes);

@@ -78,7 +78,7 @@ async function run(config: RateConfig, name: string, context: EvalContext): Prom
       priorBits += await prior(ids, batch);
     }
     done += batch.size;
-    context.progress(`${name}: clips`, done, indices.length);
+    context.progress("clips", done, indices.length);
   }
   const tokens = done * tokensPerClip;
   const sum = (bits: (symbols: Symbols) => number): number =>

@@ -145,7 +145,7 @@ async function run(
       gallery.offer(batch.names[i]!, psnrPerFrame(errors), original, judged);
     }
     done += batch.size;
-    context.progress(`${name}: clips`, done, indices.length);
+    context.progress("clips", done, indices.length);
   }
   await gallery.save(context, name, dataset);
 

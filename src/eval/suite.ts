@@ -51,6 +51,7 @@ export interface EvalContext {
   readonly objective?: Objective;
   /** A folder for pictures and clips of this suite, made on first use. */
   samplesDir(): string;
+  /** A line for people; the caller says which suite it is of. */
   progress(message: string, done?: number, total?: number): void;
 }
 

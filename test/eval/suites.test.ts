@@ -8,6 +8,8 @@ import { chooseClips, ClipStream, toBytes, toFloats } from "../../src/eval/clips
 import { protocols } from "../../src/eval/protocols.ts";
 import { buildSuite, type SuiteConfig } from "../../src/eval/registry.ts";
 import { protocolHash, type EvalContext, type Score } from "../../src/eval/suite.ts";
+import { Scope } from "../../src/models/scope.ts";
+import { buildObjective } from "../../src/objectives/registry.ts";
 import { blockTokenizer, context, shapes } from "./fakes.ts";
 
 const common = { split: "validation", clips: 24, seed: 0 } as const;
@@ -185,6 +187,43 @@ describe("codebook and rate", () => {
       100 * (1 - value(book, "codebook/dead_codes") / 512),
       9,
     );
+  });
+});
+
+describe("rate under a causal transformer", () => {
+  const space = { grid: [5, 4, 4], factors: [8, 8, 8], classes: 12 } as const;
+  const model = {
+    type: "transformer",
+    width: 8,
+    depth: 1,
+    heads: 2,
+    mlp_ratio: 2,
+    positions: "learned",
+    tie_weights: true,
+  } as const;
+  const objectiveConfig = {
+    type: "causal",
+    label_dropout: 0.1,
+    label_smoothing: 0,
+    sampling: { cache: true, temperature: 1, top_k: 0, top_p: 1, guidance: 1 },
+  } as const;
+
+  it("adds what the transformer says to log2 12 for the label", async () => {
+    const ctx = await context();
+    const objective = buildObjective(objectiveConfig, model, space, Scope.root(3));
+    const uniform = {
+      ...objective,
+      logProbs: ({ ids }: { [name: string]: tf.Tensor }) =>
+        tf.fill([ids!.shape[0]!, 80], -Math.log(512)) as tf.Tensor2D,
+    };
+    const config = { type: "rate", ...common, clips: 8, alphabet: "factors" } satisfies SuiteConfig;
+    const known = await scores(config, "rate", { ...ctx, objective: uniform });
+    expect(value(known, "rate/causal_prior_bits_per_token")).toBeCloseTo(9 + Math.log2(12) / 80, 4);
+    const list = await scores(config, "rate", { ...ctx, objective });
+    const bits = value(list, "rate/causal_prior_bits_per_token");
+    // The batch size, and so the filling of the last batch, changes nothing.
+    const other = await scores(config, "rate", { ...ctx, objective, batch: 3 });
+    expect(value(other, "rate/causal_prior_bits_per_token")).toBeCloseTo(bits, 4);
   });
 });
 
