@@ -5,7 +5,7 @@
  */
 
 import type { TSchema } from "./schema.ts";
-import { isComponent, isString, type JsonSchema } from "./walk.ts";
+import { groupsIn, isComponent, isString, type JsonSchema } from "./walk.ts";
 
 /** The names that `@` may be followed by in a group. */
 export type NamesOf = (group: string) => readonly string[];
@@ -156,21 +156,17 @@ function document(schema: JsonSchema, title: string, names: NamesOf): JsonSchema
 
 /**
  * The schema documents to write under configs/schema/.
- * @param root the experiment's schema
- * @param groups schemas of component files by their folder under configs/
+ * @param root the schema of experiments, whose groups get a document each
  * @param names lists each group's files, so that editors complete `@name`
- * @returns documents by file name: `experiments.schema.json` and one a group
+ * @returns documents by file name: `experiments.json`, `tokenizers.json`, ...
  */
 export function jsonSchemas(
   root: TSchema,
-  groups: { readonly [group: string]: TSchema },
   names: NamesOf = () => [],
 ): { [file: string]: JsonSchema } {
-  const all = { experiments: root, ...groups };
+  const schema = root as JsonSchema;
+  const all = new Map([[schema.group ?? "experiments", schema], ...groupsIn(schema)]);
   return Object.fromEntries(
-    Object.entries(all).map(([group, schema]) => [
-      `${group}.schema.json`,
-      document(schema as JsonSchema, `Tessera: ${group}`, names),
-    ]),
+    [...all].map(([group, one]) => [`${group}.json`, document(one, `Tessera: ${group}`, names)]),
   );
 }

@@ -4,7 +4,15 @@
  */
 
 import type { TSchema } from "./schema.ts";
-import { describe, groupOf, isComponent, itemOf, type JsonSchema, componentOf } from "./walk.ts";
+import {
+  componentOf,
+  describe,
+  groupOf,
+  groupsIn,
+  isComponent,
+  itemOf,
+  type JsonSchema,
+} from "./walk.ts";
 
 interface Row {
   readonly key: string;
@@ -14,32 +22,6 @@ interface Row {
 }
 
 const cell = (text: string) => text.replaceAll("|", "\\|").replaceAll(/\s*\n\s*/g, " ");
-
-/** Every component union by its group, in the order met. */
-function groupsIn(
-  schema: JsonSchema,
-  found = new Map<string, JsonSchema>(),
-): Map<string, JsonSchema> {
-  if (isComponent(schema) && schema.group !== undefined) {
-    if (found.has(schema.group)) {
-      return found;
-    }
-    found.set(schema.group, schema);
-  }
-  const inner = [
-    ...Object.values(schema.properties ?? {}),
-    ...Object.values(schema.patternProperties ?? {}),
-    ...(typeof schema.additionalProperties === "object" ? [schema.additionalProperties] : []),
-    ...(schema.oneOf ?? []),
-    ...(schema.anyOf ?? []),
-    ...(Array.isArray(schema.items) ? (schema.items as JsonSchema[]) : []),
-    ...(schema.items && !Array.isArray(schema.items) ? [schema.items as JsonSchema] : []),
-  ];
-  for (const one of inner) {
-    groupsIn(one, found);
-  }
-  return found;
-}
 
 function typeText(schema: JsonSchema): string {
   const component = componentOf(schema);
@@ -103,7 +85,8 @@ function table(found: readonly Row[]): string {
 /** The reference of all config keys, as one Markdown page. */
 export function configReference(root: TSchema): string {
   const schema = root as JsonSchema;
-  const sections = [...groupsIn(schema)].map(([group, union]) => {
+  const unions = [...groupsIn(schema)].filter(([, one]) => isComponent(one));
+  const sections = unions.map(([group, union]) => {
     const members = (union.oneOf ?? []).map((member) => {
       const about = member.description === undefined ? "" : `${member.description}\n\n`;
       return `### ${group}: \`${String(member.properties?.type?.const)}\`\n\n${about}${table(objectRows(member, ""))}`;

@@ -234,3 +234,29 @@ export function describe(schema: JsonSchema): string {
     ? schema.type.map((type: string) => nouns[type] ?? type).join(" or ")
     : "any value";
 }
+
+/** Every schema below this one that has files of its own under configs/, by group, in order. */
+export function groupsIn(
+  schema: JsonSchema,
+  found = new Map<string, JsonSchema>(),
+): Map<string, JsonSchema> {
+  if (schema.group !== undefined) {
+    if (found.has(schema.group)) {
+      return found;
+    }
+    found.set(schema.group, schema);
+  }
+  const items = schema.items === undefined ? [] : [schema.items].flat();
+  const inner = [
+    ...Object.values(schema.properties ?? {}),
+    ...Object.values(schema.patternProperties ?? {}),
+    ...(typeof schema.additionalProperties === "object" ? [schema.additionalProperties] : []),
+    ...(schema.oneOf ?? []),
+    ...(schema.anyOf ?? []),
+    ...(items as readonly JsonSchema[]),
+  ];
+  for (const one of inner) {
+    groupsIn(one, found);
+  }
+  return found;
+}

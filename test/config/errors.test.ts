@@ -1,5 +1,6 @@
 /** @file What a mistaken user reads: every kind of error, word for word, with its place. */
 
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ConfigErrors } from "../../src/config/problems.ts";
 import { loadConfig, validateFrozen } from "../../src/config/resolve.ts";
@@ -310,4 +311,85 @@ describe("the error object", () => {
     );
     expect(() => validateFrozen('{"name": ', schema, "config.json")).toThrow(/not valid YAML/);
   });
+});
+
+describe("whatever is written", () => {
+  const whole = `${valid}evals: {a: {type: frechet}}\ntrainer: {steps: 3, clip: "\${seed}"}\n`;
+  const snippet = fc.oneof(
+    fc.constantFrom(
+      "${",
+      "}",
+      "@x",
+      "???",
+      "null",
+      "[",
+      "{",
+      ": ",
+      "\n",
+      "\n  ",
+      "- ",
+      "*a",
+      "&a ",
+      "#",
+    ),
+    fc.constantFrom(
+      "extends: x.yaml\n",
+      "type",
+      "${name}",
+      "${.a}",
+      "!!map ",
+      '"',
+      "'",
+      "\t",
+      "? ",
+    ),
+    fc.string({ maxLength: 6 }),
+  );
+
+  test("a file gives a config or ConfigErrors", () => {
+    fc.assert(
+      fc.property(fc.nat(whole.length), fc.nat(6), snippet, (at, cut, text) => {
+        expect(outcome(whole.slice(0, at) + text + whole.slice(at + cut), [])).toMatch(hash);
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  test("so do overrides", () => {
+    const override = fc.oneof(
+      fc.string(),
+      fc
+        .tuple(
+          fc.constantFrom("", "+", "~"),
+          fc.constantFrom(
+            "tokenizer",
+            "tokenizer.type",
+            "evals",
+            "evals.a.samples",
+            "trainer.x",
+            "a",
+          ),
+          fc.constantFrom("=", "=@", ".0=", ""),
+          fc.oneof(snippet, fc.json()),
+        )
+        .map((parts) => parts.join("")),
+    );
+    fc.assert(
+      fc.property(fc.array(override, { maxLength: 3 }), (overrides) => {
+        expect(outcome(whole, overrides)).toMatch(hash);
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  const hash = /^([0-9a-f]{64}|ConfigErrors)$/;
+
+  /** The hash, or the name of what was thrown. */
+  function outcome(text: string, overrides: readonly string[]): string {
+    try {
+      return load(text, overrides).hash;
+    } catch (error) {
+      return (error as Error).name;
+    }
+  }
 });
