@@ -18,13 +18,13 @@ import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { ModelConfig } from "../models/registry.ts";
 import type { Scope } from "../models/scope.ts";
-import { buildTransformer } from "../models/transformer.ts";
+import { buildTransformer, tokenCount } from "../models/transformer.ts";
 import { Random } from "../runtime/random.ts";
 import { bool } from "../runtime/tensors.ts";
 import { hiddenShare, maskScheduleSchema } from "./mask-schedule.ts";
 import { buildMaskedSampler, maskedSamplingSchema } from "./masked-sampler.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
-import { keptLabels, sequenceLength, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
+import { keptLabels, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
 
 export const maskedSchema = closed(
   {
@@ -58,7 +58,7 @@ export function buildMasked(
   scope: Scope,
 ): Objective {
   const transformer = buildTransformer(model, space, { mask: true }, scope.child("transformer"));
-  const tokens = sequenceLength(space);
+  const tokens = tokenCount(space);
 
   return {
     type: config.type,

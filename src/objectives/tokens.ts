@@ -1,16 +1,12 @@
 /** @file Host batches to device tensors, and the losses' common arithmetic over factors. */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { tokenCount } from "../models/transformer.ts";
 import { softmaxCrossEntropy } from "../runtime/ops.ts";
 import type { Random } from "../runtime/random.ts";
 import { bool, type HostTensors, int32 } from "../runtime/tensors.ts";
 import type { SampleOptions, TokenBatch, TokenSpace } from "./objective.ts";
 import { networkLabel } from "./sampling.ts";
-
-/** N of a space. */
-export function sequenceLength(space: TokenSpace): number {
-  return space.grid[0] * space.grid[1] * space.grid[2];
-}
 
 /**
  * `ids` [B, N, F] and `labels` [B] (-1 becomes the null class). Training adds `dropped` [B]: the
@@ -22,7 +18,7 @@ export function tokenInputs(
   dropout: { readonly rate: number; readonly random: Random } | undefined,
 ): HostTensors {
   const { size } = batch;
-  const tokens = sequenceLength(space);
+  const tokens = tokenCount(space);
   const labels = batch.labels.map((label) => networkLabel(label, space.classes));
   const inputs = {
     ids: int32([size, tokens, space.factors.length], batch.ids),
@@ -91,7 +87,7 @@ export function checkCondition(
   if (condition === undefined) {
     return;
   }
-  const tokens = sequenceLength(space);
+  const tokens = tokenCount(space);
   const { length: factors } = space.factors;
   const { ids, known } = condition;
   if (known.length !== size * tokens || ids.length !== size * tokens * factors) {

@@ -99,14 +99,12 @@ describe("what sees what", () => {
     const run = (values: Int32Array) =>
       transformer.causal(tf.tensor3d(values, [1, N, 2], "int32"), labels)[1]!.arraySync();
     const before = run(ids);
-    for (const changed of [0, 4, N - 1]) {
+    for (const changed of [0, 4, N - 2]) {
       const other = ids.slice();
       other[changed * 2] = (other[changed * 2]! + 1) % 5;
       const after = run(other);
       expect(after.slice(0, changed + 1)).toEqual(before.slice(0, changed + 1));
-      if (changed + 1 < N) {
-        expect(after[changed + 1]).not.toEqual(before[changed + 1]);
-      }
+      expect(after[changed + 1]).not.toEqual(before[changed + 1]);
     }
   });
 
@@ -157,7 +155,7 @@ describe("what sees what", () => {
     for (const round of [0, 1]) {
       for (let n = 0; n < N; n++) {
         const previous = [0, 1].flatMap((b) =>
-          n === 0 ? [4, 6] : [...ids.slice((b * N + n - 1) * 2, (b * N + n) * 2)],
+          n === 0 ? [4, 6] : Array.from(ids.subarray((b * N + n - 1) * 2, (b * N + n) * 2)),
         );
         const step = transformer.causalStep(
           tf.tensor2d(previous, [2, 2], "int32"),

@@ -75,7 +75,7 @@ async function share(objective: Objective, labels: Int32Array): Promise<number> 
   const ids = await objective.sampler(device)({ labels, seed: 3 });
   let good = 0;
   labels.forEach((label, b) => {
-    const row = [...ids.slice(b * N * 2, (b + 1) * N * 2)];
+    const row = Array.from(ids.subarray(b * N * 2, (b + 1) * N * 2));
     good += Number(sentence(row[0]!, label).join() === row.join()) / labels.length;
   });
   return good;

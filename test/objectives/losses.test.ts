@@ -50,16 +50,16 @@ describe.each([masked, causal])("$type", (config) => {
     const loss = lossOf(objective, 7, true);
     const variables = objective.scope.trainable();
     const { grads } = tf.variableGrads(loss, [...variables.values()]);
+    const wrong: string[] = [];
     for (const [name, variable] of variables) {
       // Every variable gets a gradient, and it is right along a random direction.
-      const gradient = grads[variable.name];
-      expect(gradient, name).toBeDefined();
+      const gradient = grads[variable.name] ?? tf.fill(variable.shape, Number.NaN);
       const normals = new Random(1, name).normals(variable.size);
       const direction = tf.tensor(
         normals.map((x) => x / Math.sqrt(variable.size)),
         variable.shape,
       );
-      const slope = tf.sum(tf.mul(gradient!, direction)).dataSync()[0]!;
+      const slope = tf.sum(tf.mul(gradient, direction)).dataSync()[0]!;
       const start = tf.clone(variable);
       const epsilon = 2e-2;
       const at = (step: number) => {
@@ -71,10 +71,11 @@ describe.each([masked, causal])("$type", (config) => {
       const far = at(2 * epsilon) - at(-2 * epsilon);
       const difference = (8 * near - far) / (12 * epsilon);
       variable.assign(start);
-      expect(Math.abs(difference - slope), `${name}: ${difference} against ${slope}`).toBeLessThan(
-        3e-4 + 0.01 * Math.abs(slope),
-      );
+      if (!(Math.abs(difference - slope) < 3e-4 + 0.01 * Math.abs(slope))) {
+        wrong.push(`${name}: ${difference} against ${slope}`);
+      }
     }
+    expect(wrong).toEqual([]);
   });
 
   test("an untrained model pays about the uniform entropy, in nats summed over factors", () => {
