@@ -57,7 +57,7 @@ export async function evaluateSuite(
       );
     },
   };
-  return buildSuite(config).run(context);
+  return buildSuite(config, name).run(context);
 }
 
 /** Evaluate everything that has no scores yet and write scores.json. */

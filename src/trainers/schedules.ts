@@ -5,8 +5,7 @@
  */
 
 /** Shapes of the decay after the warm-up. */
-export const SCHEDULES = ["cosine", "linear", "constant"] as const;
-export type ScheduleName = (typeof SCHEDULES)[number];
+export type ScheduleName = "cosine" | "linear" | "constant";
 
 export interface Schedule {
   /** The peak learning rate. */

@@ -19,6 +19,10 @@ export function temporaryFolder(): string {
   return mkdtempSync(join(tmpdir(), "tessera-trainers-"));
 }
 
+function toTensor({ dtype, shape, data }: HostTensor): tf.Tensor {
+  return tf.tensor(data, [...shape], dtype === "uint8" ? "int32" : dtype);
+}
+
 /** Runs functions at once on TensorFlow.js's CPU backend. */
 export async function eagerDevice(): Promise<Device> {
   await tf.setBackend("cpu");
@@ -33,7 +37,7 @@ export async function eagerDevice(): Promise<Device> {
           const tensors = Object.fromEntries(
             Object.entries(inputs).map(([key, { dtype, shape, data }]) => [
               key,
-              tf.tensor(data, [...shape], dtype === "uint8" ? "int32" : dtype),
+              toTensor({ dtype, shape, data }),
             ]),
           );
           const outputs = tf.tidy(() => fn(tensors));

@@ -35,14 +35,14 @@ export function frameRecord(data: Uint8Array): Uint8Array {
 
 /**
  * Writes one event file. A resumed run opens a file of its own: TensorBoard merges the files of a
- * folder, and where steps overlap the later file wins (`SessionLog.START`).
+ * folder, and drops from earlier ones what the resumed run does again (`SessionLog.START`).
  */
 export class EventWriter {
   readonly path: string;
 
   /**
    * @param dir the folder, made when missing
-   * @param resumeStep the step this process begins at: older events from there on are void
+   * @param resumeStep steps that a checkpoint vouches for: older events of later steps are void
    * @param now milliseconds since 1970, replaced in tests
    */
   constructor(
@@ -55,10 +55,9 @@ export class EventWriter {
     const seconds = String(Math.floor(now() / 1000)).padStart(10, "0");
     this.path = join(dir, `events.out.tfevents.${seconds}.tessera.${process.pid}.${index}`);
     this.#append(this.#event(0).bytes(3, "brain.Event:2"));
-    if (resumeStep > 0) {
-      // Event.session_log { status: START }
-      this.#append(this.#event(resumeStep).bytes(7, new Message().varint(1, 1)));
-    }
+    // Event.session_log { status: START } voids this step and all later ones, where it is not the
+    // first of the folder.
+    this.#append(this.#event(resumeStep + 1).bytes(7, new Message().varint(1, 1)));
   }
 
   /** Several scalars of one step. Values that are not finite are written as such. */

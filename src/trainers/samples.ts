@@ -1,0 +1,241 @@
+/**
+ * @file Pictures and clips to look at: held-out clips beside their reconstructions after the
+ * tokenizer's stage, generated clips after the transformer's. They go into samples/ and TensorBoard.
+ */
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import sharp from "sharp";
+import { stack } from "../data/loader.ts";
+import { writeMp4 } from "../data/video.ts";
+import type { Objective } from "../objectives/objective.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
+import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
+import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
+import type { RunContext } from "./context.ts";
+import { EventWriter } from "./logging/tensorboard.ts";
+import { heldOutRows, toPixels } from "./tokenizer-stage.ts";
+
+/** Frames of a clip in a picture, evenly spaced. */
+const MAX_FRAMES = 8;
+/** White pixels between two pictures. */
+const GAP = 2;
+/** Small clips are enlarged by a whole factor up to about this many pixels a side. */
+const SIDE = 128;
+
+interface Named {
+  /** File name without extension. */
+  readonly name: string;
+  readonly caption: string;
+  /** Clips that stand side by side: [T, H, W, 3] each. */
+  readonly clips: readonly Uint8Array[];
+}
+
+/**
+ * Write reconstruction-<i>: an original beside its reconstruction.
+ * @param step the tokenizer's last step
+ */
+export async function reconstructionSamples(
+  run: RunContext,
+  tokenizer: Tokenizer,
+  count: number,
+  step: number,
+): Promise<void> {
+  const done = join(run.dir, "samples", "reconstruction.png");
+  const dataset = await run.dataset("validation");
+  const shown = Math.min(count, dataset.size);
+  if (existsSync(done) || shown === 0) {
+    return;
+  }
+  const rows = Array.from(heldOutRows(dataset.size, shown, 0));
+  const batch = stack(await Promise.all(rows.map((row) => dataset.get(row, 0))));
+  const { frames, height, width } = tokenizer.clip;
+  const reconstruct = run.device.compile("samples-reconstruct", (inputs) => ({
+    pixels: tokenizer.decode(tokenizer.encode(toPixels(inputs["clips"]!)).codes),
+  }));
+  const { pixels } = await reconstruct({
+    clips: uint8([shown, frames, height, width, 3], batch.clips),
+  });
+  const decoded = toClips(pixels!);
+  const originals = toClips(uint8([shown, frames, height, width, 3], batch.clips));
+  const samples = rows.map((_, i) => ({
+    name: `reconstruction-${String(i).padStart(2, "0")}`,
+    caption: batch.captions[i]!,
+    clips: [originals[i]!, decoded[i]!],
+  }));
+  await writeSamples(run, tokenizer.clip, dataset.fps, samples, "tokenizer", step);
+  await writeSheet(done, samples, tokenizer.clip);
+}
+
+/**
+ * Write generated-<i>-<class>: new clips, classes taken in turn.
+ * @param step the transformer's last step
+ */
+export async function generationSamples(
+  run: RunContext,
+  { tokenizer, objective }: { readonly tokenizer: Tokenizer; readonly objective: Objective },
+  count: number,
+  step: number,
+): Promise<void> {
+  const done = join(run.dir, "samples", "generated.png");
+  if (existsSync(done) || count === 0) {
+    return;
+  }
+  const { classes, fps } = await run.dataset("validation");
+  const labels = Int32Array.from({ length: count }, (_, i) =>
+    classes.length > 0
+      ? Math.floor((i * Math.max(classes.length, count)) / count) % classes.length
+      : -1,
+  );
+  const clips = await generateClips(run, { tokenizer, objective }, labels, run.seed);
+  const samples = clips.map((clip, i) => {
+    const label = classes[labels[i]!];
+    const suffix = label === undefined ? "" : `-${label.replace(/[^A-Za-z0-9]+/g, "-")}`;
+    return {
+      name: `generated-${String(i).padStart(2, "0")}${suffix}`,
+      caption: label ?? "",
+      clips: [clip],
+    };
+  });
+  await writeSamples(run, tokenizer.clip, fps, samples, "transformer", step);
+  await writeSheet(done, samples, tokenizer.clip);
+}
+
+/**
+ * New clips from a trained run.
+ * @param labels one class a clip; -1 without classes
+ * @returns a clip [T, H, W, 3] for each label
+ */
+export async function generateClips(
+  run: Pick<RunContext, "device">,
+  { tokenizer, objective }: { readonly tokenizer: Tokenizer; readonly objective: Objective },
+  labels: Int32Array,
+  seed: number,
+): Promise<Uint8Array[]> {
+  const sample = objective.sampler(run.device);
+  const ids = await sample({ labels, seed });
+  const decode = run.device.compile("samples-decode", (inputs) => ({
+    pixels: tokenizer.decode(tokenizer.lookup(inputs["ids"] as Parameters<Tokenizer["lookup"]>[0])),
+  }));
+  const shape = [labels.length, ...tokenizer.grid, tokenizer.factors.length];
+  const { pixels } = await decode({ ids: int32(shape, ids) });
+  return toClips(pixels!);
+}
+
+/**
+ * Clips as bytes.
+ * @param pixels [B, T, H, W, 3]: float32 in about [-1, 1], clipped, or uint8 as they are
+ */
+function toClips(pixels: HostTensor): Uint8Array[] {
+  const [count = 0] = pixels.shape;
+  const length = pixels.data.length / count;
+  const bytes =
+    pixels.data instanceof Uint8Array
+      ? pixels.data
+      : Uint8ClampedArray.from(pixels.data, (value) => (value + 1) * 127.5); // rounds and clips
+  return Array.from({ length: count }, (_, i) =>
+    Uint8Array.from(bytes.subarray(i * length, (i + 1) * length)),
+  );
+}
+
+async function writeSamples(
+  run: RunContext,
+  shape: ClipShape,
+  fps: number,
+  samples: readonly Named[],
+  stage: "tokenizer" | "transformer",
+  step: number,
+): Promise<void> {
+  const board = new EventWriter(join(run.dir, "tensorboard", stage), step);
+  for (const { name, caption, clips } of samples) {
+    const { rgb, width, height } = layOut([clips], shape, MAX_FRAMES);
+    board.image(step, `samples/${name}`, {
+      width,
+      height,
+      png: await encodePng(rgb, width, height),
+    });
+    if (shape.frames > 1) {
+      const film = sideBySide(clips, shape);
+      await writeMp4(join(run.dir, "samples", `${name}.mp4`), film, fps);
+    }
+    if (caption !== "") {
+      board.text(step, `samples/${name}`, caption);
+    }
+  }
+}
+
+/** One picture of all samples. It is written last and so says that all others are there. */
+async function writeSheet(
+  path: string,
+  samples: readonly Named[],
+  shape: ClipShape,
+): Promise<void> {
+  const { rgb, width, height } = layOut(
+    samples.map(({ clips }) => clips),
+    shape,
+    MAX_FRAMES,
+  );
+  writeFileAtomic(path, await encodePng(rgb, width, height));
+}
+
+function encodePng(rgb: Uint8Array, width: number, height: number): Promise<Buffer> {
+  return sharp(rgb, { raw: { width, height, channels: 3 } })
+    .png()
+    .toBuffer();
+}
+
+/** Rows of frames, one row a clip; a wider gap between samples. */
+function layOut(
+  samples: readonly (readonly Uint8Array[])[],
+  { frames, height, width }: ClipShape,
+  limit: number,
+): { rgb: Uint8Array; width: number; height: number } {
+  const columns = Math.min(frames, limit);
+  const frameOf = (column: number) =>
+    columns > 1 ? Math.round((column * (frames - 1)) / (columns - 1)) : 0;
+  const rows = samples.flatMap((clips, i) =>
+    clips.map((clip, k) => ({ clip, space: k === 0 && i > 0 ? 2 * GAP : GAP })),
+  );
+  const outWidth = columns * (width + GAP) + GAP;
+  const outHeight = rows.reduce((sum, { space }) => sum + space + height, GAP);
+  const rgb = new Uint8Array(outWidth * outHeight * 3).fill(255);
+  let top = 0;
+  for (const { clip, space } of rows) {
+    top += space;
+    for (let column = 0; column < columns; column++) {
+      for (let y = 0; y < height; y++) {
+        const from = (frameOf(column) * height + y) * width * 3;
+        const to = ((top + y) * outWidth + GAP + column * (width + GAP)) * 3;
+        rgb.set(clip.subarray(from, from + width * 3), to);
+      }
+    }
+    top += height;
+  }
+  return { rgb, width: outWidth, height: outHeight };
+}
+
+/** Clips beside each other, enlarged by a whole factor so that small ones can be seen. */
+function sideBySide(
+  clips: readonly Uint8Array[],
+  { frames, height, width }: ClipShape,
+): { data: Uint8Array; frames: number; height: number; width: number } {
+  const scale = Math.max(1, Math.floor(SIDE / Math.max(height, width)));
+  const outWidth = (clips.length * (width + GAP) - GAP) * scale;
+  const outHeight = height * scale;
+  const data = new Uint8Array(frames * outHeight * outWidth * 3).fill(255);
+  for (const [i, clip] of clips.entries()) {
+    const left = i * (width + GAP) * scale;
+    for (let t = 0; t < frames; t++) {
+      for (let y = 0; y < outHeight; y++) {
+        for (let x = 0; x < width * scale; x++) {
+          const from = ((t * height + Math.floor(y / scale)) * width + Math.floor(x / scale)) * 3;
+          const to = ((t * outHeight + y) * outWidth + left + x) * 3;
+          data[to] = clip[from]!;
+          data[to + 1] = clip[from + 1]!;
+          data[to + 2] = clip[from + 2]!;
+        }
+      }
+    }
+  }
+  return { data, frames, height: outHeight, width: outWidth };
+}
