@@ -240,7 +240,10 @@ export function buildTransformer(
       const token = embedTokens(tf.expandDims(previous, 1)); // [B, 1, D]
       const input = tf.add(tf.mul(first, embedLabels(labels)), tf.mul(tf.sub(1, first), token));
       const x = tf.add(input, tf.gather(positions(), position)) as tf.Tensor3D; // [B, 1, D]
-      const places = tf.range(0, tokens, 1, "int32"); // [N]
+      const places = tf.tensor1d(
+        Int32Array.from({ length: tokens }, (_, n) => n),
+        "int32",
+      ); // [N]
       const here = tf.reshape(tf.cast(tf.equal(places, position), "float32"), [1, 1, tokens, 1]);
       const future = tf.cast(tf.greater(places, position), "float32"); // [N]
       const bias = tf.reshape(tf.mul(future, -1e9), [1, 1, 1, tokens]);

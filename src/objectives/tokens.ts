@@ -41,7 +41,8 @@ export function keptLabels(
   if (inputs.dropped === undefined) {
     return labels;
   }
-  return tf.where(inputs.dropped, tf.fill(labels.shape, space.classes, "int32"), labels);
+  const none = tf.tensor1d(new Int32Array(labels.size).fill(space.classes), "int32");
+  return tf.where(inputs.dropped, none, labels);
 }
 
 /**
