@@ -17,12 +17,14 @@ interface Line {
 /** A literal `${` would be read back as a reference. */
 const escapeReference = (text: string) => text.replaceAll("${", () => "$${");
 
-function scalarText(value: Json): string {
-  const escaped = typeof value === "string" ? escapeReference(value) : value;
-  return typeof escaped === "string" && /[\n\r]/.test(escaped)
-    ? JSON.stringify(escaped)
-    : stringify(escaped, { lineWidth: 0 }).trimEnd();
+function yamlText(value: Json): string {
+  return typeof value === "string" && /[\n\r]/.test(value)
+    ? JSON.stringify(value)
+    : stringify(value, { lineWidth: 0 }).trimEnd();
 }
+
+const scalarText = (value: Json) =>
+  yamlText(typeof value === "string" ? escapeReference(value) : value);
 
 const isMap = (value: Json): value is { readonly [key: string]: Json } =>
   typeof value === "object" && value !== null && !Array.isArray(value);
@@ -52,7 +54,7 @@ function print(value: Json, path: Path, indent: string, inline: Inline): Line[] 
   const list = isList(value);
   return Object.entries(value as { readonly [key: string]: Json }).flatMap(([key, item]) => {
     const here = [...path, key];
-    const head = indent + (list ? "-" : `${scalarText(key)}:`);
+    const head = indent + (list ? "-" : `${yamlText(key)}:`);
     const text = inlineText(item, here, inline);
     if (text !== undefined) {
       return [{ text: `${head} ${text}`, path: here }];

@@ -75,8 +75,10 @@ describe("the plain YAML", () => {
     );
     const first = load(valid);
     fc.assert(
-      fc.property(odd, odd, (name, output) => {
-        const config = { ...first.config, name, output };
+      fc.property(odd, odd, odd, (name, output, key) => {
+        fc.pre(key !== "__proto__");
+        const evals = { [key]: { type: "reconstruction" as const } };
+        const config = { ...first.config, name, output, evals };
         const second = load(configYaml({ config }));
         expect(second.config).toEqual(config);
         expect(second.hash).toBe(configHash(config, schema));
