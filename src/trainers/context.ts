@@ -31,8 +31,8 @@ export interface RunContext {
   readonly progress: Progress;
   readonly stop: StopRequest;
   /** The data set of a split, opened on first use. */
-  dataset(split: Split): Promise<Dataset>;
-  warn(message: string): void;
+  readonly dataset: (split: Split) => Promise<Dataset>;
+  readonly warn: (message: string) => void;
 }
 
 /** Write status.json. */

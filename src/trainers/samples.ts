@@ -5,11 +5,11 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import sharp from "sharp";
+import { UserError } from "../config/errors.ts";
+import { contactSheet, encodePng, type Frames, writeContactSheet } from "../data/image.ts";
 import { stack } from "../data/loader.ts";
-import { writeMp4 } from "../data/video.ts";
+import { writeGif, writeMp4 } from "../data/video.ts";
 import type { Objective } from "../objectives/objective.ts";
-import { writeFileAtomic } from "../runtime/files.ts";
 import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { RunContext } from "./context.ts";
@@ -17,7 +17,7 @@ import { EventWriter } from "./logging/tensorboard.ts";
 import { heldOutRows, toPixels } from "./tokenizer-stage.ts";
 
 /** Frames of a clip in a picture, evenly spaced. */
-const MAX_FRAMES = 8;
+const COLUMNS = 8;
 /** White pixels between two pictures. */
 const GAP = 2;
 /** Small clips are enlarged by a whole factor up to about this many pixels a side. */
@@ -148,77 +148,43 @@ async function writeSamples(
 ): Promise<void> {
   const board = new EventWriter(join(run.dir, "tensorboard", stage), step);
   for (const { name, caption, clips } of samples) {
-    const { rgb, width, height } = layOut([clips], shape, MAX_FRAMES);
-    board.image(step, `samples/${name}`, {
-      width,
-      height,
-      png: await encodePng(rgb, width, height),
-    });
-    if (shape.frames > 1) {
-      const film = sideBySide(clips, shape);
-      await writeMp4(join(run.dir, "samples", `${name}.mp4`), film, fps);
-    }
+    const sheet = contactSheet(toFrames(clips, shape), { columns: COLUMNS });
+    const png = await encodePng(sheet.data, sheet.width, sheet.height);
+    board.image(step, `samples/${name}`, { width: sheet.width, height: sheet.height, png });
     if (caption !== "") {
       board.text(step, `samples/${name}`, caption);
     }
+    if (shape.frames > 1) {
+      await writeFilm(run, join(run.dir, "samples", name), sideBySide(clips, shape), fps);
+    }
+  }
+}
+
+/** An MP4, or a GIF where there is no encoder. */
+async function writeFilm(run: RunContext, path: string, film: Frames, fps: number): Promise<void> {
+  try {
+    await writeMp4(`${path}.mp4`, film, fps);
+  } catch (error) {
+    if (!(error instanceof UserError)) {
+      throw error;
+    }
+    run.warn(`${error.message}; samples become GIF files`);
+    await writeGif(`${path}.gif`, film, fps);
   }
 }
 
 /** One picture of all samples. It is written last and so says that all others are there. */
-async function writeSheet(
-  path: string,
-  samples: readonly Named[],
-  shape: ClipShape,
-): Promise<void> {
-  const { rgb, width, height } = layOut(
-    samples.map(({ clips }) => clips),
-    shape,
-    MAX_FRAMES,
-  );
-  writeFileAtomic(path, await encodePng(rgb, width, height));
+function writeSheet(path: string, samples: readonly Named[], shape: ClipShape): Promise<void> {
+  const rows = samples.flatMap(({ clips }) => toFrames(clips, shape));
+  return writeContactSheet(path, rows, { columns: COLUMNS });
 }
 
-function encodePng(rgb: Uint8Array, width: number, height: number): Promise<Buffer> {
-  return sharp(rgb, { raw: { width, height, channels: 3 } })
-    .png()
-    .toBuffer();
-}
-
-/** Rows of frames, one row a clip; a wider gap between samples. */
-function layOut(
-  samples: readonly (readonly Uint8Array[])[],
-  { frames, height, width }: ClipShape,
-  limit: number,
-): { rgb: Uint8Array; width: number; height: number } {
-  const columns = Math.min(frames, limit);
-  const frameOf = (column: number) =>
-    columns > 1 ? Math.round((column * (frames - 1)) / (columns - 1)) : 0;
-  const rows = samples.flatMap((clips, i) =>
-    clips.map((clip, k) => ({ clip, space: k === 0 && i > 0 ? 2 * GAP : GAP })),
-  );
-  const outWidth = columns * (width + GAP) + GAP;
-  const outHeight = rows.reduce((sum, { space }) => sum + space + height, GAP);
-  const rgb = new Uint8Array(outWidth * outHeight * 3).fill(255);
-  let top = 0;
-  for (const { clip, space } of rows) {
-    top += space;
-    for (let column = 0; column < columns; column++) {
-      for (let y = 0; y < height; y++) {
-        const from = (frameOf(column) * height + y) * width * 3;
-        const to = ((top + y) * outWidth + GAP + column * (width + GAP)) * 3;
-        rgb.set(clip.subarray(from, from + width * 3), to);
-      }
-    }
-    top += height;
-  }
-  return { rgb, width: outWidth, height: outHeight };
+function toFrames(clips: readonly Uint8Array[], { frames, height, width }: ClipShape): Frames[] {
+  return clips.map((data) => ({ data, frames, height, width }));
 }
 
 /** Clips beside each other, enlarged by a whole factor so that small ones can be seen. */
-function sideBySide(
-  clips: readonly Uint8Array[],
-  { frames, height, width }: ClipShape,
-): { data: Uint8Array; frames: number; height: number; width: number } {
+function sideBySide(clips: readonly Uint8Array[], { frames, height, width }: ClipShape): Frames {
   const scale = Math.max(1, Math.floor(SIDE / Math.max(height, width)));
   const outWidth = (clips.length * (width + GAP) - GAP) * scale;
   const outHeight = height * scale;

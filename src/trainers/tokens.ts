@@ -149,10 +149,17 @@ async function encodeBatch(
 
 /** Items first..end-1 of a data set. */
 function sliceOf(dataset: Dataset, first: number, end: number): Dataset {
-  const { type, split, frames, height, width, fps, audioRate, classes, fingerprint } = dataset;
   return {
-    ...{ type, split, frames, height, width, fps, audioRate, classes, fingerprint },
+    type: dataset.type,
+    split: dataset.split,
     size: end - first,
+    frames: dataset.frames,
+    height: dataset.height,
+    width: dataset.width,
+    fps: dataset.fps,
+    audioRate: dataset.audioRate,
+    classes: dataset.classes,
+    fingerprint: dataset.fingerprint,
     get: (index, visit) => dataset.get(first + index, visit),
     close: () => Promise.resolve(),
   };

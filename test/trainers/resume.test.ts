@@ -80,7 +80,7 @@ describe("a whole run", () => {
       "metrics.parquet",
       "samples/generated.png",
     ]) {
-      expect(existsSync(join(folderOf(whole)!, file)), file).toBe(true);
+      expect(existsSync(join(folderOf(whole)!, file))).toBe(true);
     }
     const again = await start(whole).ended;
     expect(again.text).toMatch(/skipped: .* is finished/);
@@ -108,8 +108,7 @@ describe("a whole run", () => {
       killed += (await ended).signal === "SIGKILL" ? 1 : 0;
     }
     expect(killed).toBeGreaterThanOrEqual(4); // a fast machine may outrun a late one
-    const { code, text } = await start(output).ended;
-    expect(code, text).toBe(0);
+    expect(await start(output).ended).toMatchObject({ code: 0 });
     expect(contents(output)).toEqual(contents(whole));
   });
 
@@ -118,8 +117,7 @@ describe("a whole run", () => {
     const { process: running, ended } = start(output);
     expect(await until(output, running, "transformer", 2)).toBe(true);
     running.kill("SIGTERM");
-    const { code, text } = await ended;
-    expect(code, text).toBe(143);
+    expect(await ended).toMatchObject({ code: 143 });
     expect(statusOf(output)?.state).toBe("interrupted");
     expect(await start(output).ended).toMatchObject({ code: 0 });
     expect(contents(output)).toEqual(contents(whole));
