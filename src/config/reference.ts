@@ -77,7 +77,7 @@ function table(found: readonly Row[]): string {
   }
   const lines = found.map(
     ({ key, type, fallback, description }) =>
-      `| \`${key}\` | ${cell(type)} | ${cell(fallback)} | ${cell(description)} |`,
+      `| \`${key}\` | ${cell(type.replaceAll("*", "\\*"))} | ${cell(fallback)} | ${cell(description)} |`,
   );
   return `| Key | Value | Default | Meaning |\n| --- | --- | --- | --- |\n${lines.join("\n")}\n`;
 }
