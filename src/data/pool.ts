@@ -5,15 +5,25 @@ import { extname } from "node:path";
 import { pathToFileURL } from "node:url";
 import { Tinypool } from "tinypool";
 
+/** A pool of some number of threads, shared by all that use it at a time. */
+interface Shared {
+  readonly pool: Tinypool;
+  users: number;
+}
+
+const pools = new Map<number, Shared>();
+
 /**
- * A fixed number of threads that run the exported functions of worker.ts. They start with the first
- * task and end with `close`. Results do not depend on which thread runs what.
+ * Threads that run the exported functions of worker.ts. Pools of one size share their threads: the
+ * splits of a data set, opened and closed in turn, start them once. Results do not depend on which
+ * thread runs what.
  */
 export class WorkerPool {
   readonly #workers: number;
-  #pool: Tinypool | undefined;
+  #shared: Shared | undefined;
   #closed = false;
 
+  /** @param workers number of threads, at least 1; they start with the first task */
   constructor(workers: number) {
     this.#workers = workers;
   }
@@ -23,23 +33,45 @@ export class WorkerPool {
     if (this.#closed) {
       throw new Error(`the worker pool is closed and cannot run ${name}`);
     }
-    this.#pool ??= new Tinypool({
-      filename: new URL(`./worker${extname(import.meta.url)}`, import.meta.url).href,
-      minThreads: this.#workers,
-      maxThreads: this.#workers,
-      // Run from sources (tests), a thread needs the TypeScript loader that its parent has.
-      execArgv: import.meta.url.endsWith(".ts") ? ["--import", typescriptLoader()] : [],
-    });
-    return (await this.#pool.run(task, { name })) as Result;
+    this.#shared ??= share(this.#workers);
+    return (await this.#shared.pool.run(task, { name })) as Result;
   }
 
+  /** Give the threads up. They end with their last user; tasks under way then fail. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#pool?.destroy();
-    this.#pool = undefined;
+    const shared = this.#shared;
+    this.#shared = undefined;
+    if (shared) {
+      shared.users -= 1;
+      if (shared.users === 0) {
+        pools.delete(this.#workers);
+        await shared.pool.destroy();
+      }
+    }
   }
 }
 
+function share(workers: number): Shared {
+  const shared = pools.get(workers) ?? { pool: start(workers), users: 0 };
+  pools.set(workers, shared);
+  shared.users += 1;
+  return shared;
+}
+
+function start(workers: number): Tinypool {
+  return new Tinypool({
+    filename: new URL(`./worker${extname(import.meta.url)}`, import.meta.url).href,
+    minThreads: workers,
+    maxThreads: workers,
+    // Run from sources (tests), a thread needs the TypeScript loader that its parent has.
+    execArgv: import.meta.url.endsWith(".ts") ? ["--import", typescriptLoader()] : [],
+  });
+}
+
+/** A module that teaches a thread TypeScript; tsx's own entry does so in the main thread only. */
 function typescriptLoader(): string {
-  return pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
+  const api = pathToFileURL(createRequire(import.meta.url).resolve("tsx/esm/api")).href;
+  const source = `import { register } from ${JSON.stringify(api.replace(/\.cjs$/, ".mjs"))}; register();`;
+  return `data:text/javascript,${encodeURIComponent(source)}`;
 }

@@ -3,9 +3,11 @@
 import { component, type Static } from "../config/schema.ts";
 import type { Dataset } from "./dataset.ts";
 import * as movingShapes from "./moving-shapes.ts";
+import * as videoFolder from "./video-folder.ts";
 
 export const datasets = {
   "moving-shapes": movingShapes,
+  "video-folder": videoFolder,
 } as const;
 
 export const datasetSchema = component("datasets", datasets, "Where clips come from.");
@@ -22,5 +24,10 @@ export function openDataset(
   split: "train" | "validation",
   seed: number,
 ): Promise<Dataset> {
-  return movingShapes.open(config, split, seed);
+  switch (config.type) {
+    case "moving-shapes":
+      return movingShapes.open(config, split, seed);
+    case "video-folder":
+      return videoFolder.open(config, split, seed);
+  }
 }
