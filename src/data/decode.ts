@@ -230,6 +230,12 @@ function decodeSound(
     converted.format = av.c.AV_SAMPLE_FMT_FLT;
     converted.sampleRate = rate;
     converted.channelLayout = av.c.AV_CHANNEL_LAYOUT_MONO;
+    const layout = frame?.channelLayout;
+    if (frame && layout?.order === 0) {
+      // Speakers not named: take the first ones, or the resampler sees its input change.
+      const mask = (1n << BigInt(layout.nbChannels)) - 1n;
+      frame.channelLayout = { order: 1, nbChannels: layout.nbChannels, mask };
+    }
     avCheck(av, resampler.convertFrame(converted, frame), "resampling sound");
     if (converted.nbSamples > 0) {
       const bytes = converted.toBuffer();
