@@ -125,6 +125,7 @@ async function validate(task: Task, functions: StageFunctions): Promise<Metrics 
   const all: Metrics[] = [];
   for (let i = 0; i < task.validationBatches; i++) {
     all.push(await functions.validate(await task.validationBatch(i)));
+    await turn(); // a second signal ends the process even here
   }
   await functions.swap();
   return meanMetrics(all);

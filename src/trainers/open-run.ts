@@ -6,6 +6,7 @@ import { UserError } from "../config/errors.ts";
 import { validateFrozen } from "../config/resolve.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { openDataset } from "../data/registry.ts";
+import type { Scope } from "../models/scope.ts";
 import type { Objective } from "../objectives/objective.ts";
 import type { Device } from "../runtime/device.ts";
 import { openDevice } from "../runtime/registry.ts";
@@ -66,7 +67,11 @@ export async function openRun(
     datasets.set(split, opened);
     return opened;
   };
+  const scopes: Scope[] = [];
   const close = async (): Promise<void> => {
+    for (const scope of scopes) {
+      scope.dispose();
+    }
     for (const opened of datasets.values()) {
       await opened.then((set) => set.close()).catch(() => undefined);
     }
@@ -74,10 +79,12 @@ export async function openRun(
   };
   try {
     const tokenizer = makeTokenizer(config);
+    scopes.push(tokenizer.scope);
     loadAveraged(tokenizer.scope, tokenizerState);
     const classes = config.objective ? readClasses(dir) : [];
     const objective = makeObjective(config, tokenizer, { classes });
     if (objective) {
+      scopes.push(objective.scope);
       const { steps } = trainer.transformer;
       loadAveraged(objective.scope, finalCheckpoint(dir, "transformer", steps, warn));
     }

@@ -20,6 +20,7 @@ import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
 import type { Experiment } from "./experiment.ts";
 import { lockFolder } from "./lock.ts";
 import { writeMetricsParquet } from "./logging/metrics.ts";
+import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
 import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
@@ -85,7 +86,8 @@ export async function runExperiment(
   try {
     removeTemporaries(dir);
     writeFileAtomic(join(dir, "config.json"), `${resolved.canonical}\n`);
-    writeFileAtomic(join(dir, "config.yaml"), configYaml(resolved));
+    const yaml = configYaml(resolved);
+    writeFileAtomic(join(dir, "config.yaml"), yaml);
     writeStatus(dir, { state: "running" });
     const device = await openDevice(config.device);
     const run: RunContext = {
@@ -98,7 +100,7 @@ export async function runExperiment(
       warn: (message) => progress.say(`warning: ${message}`),
     };
     try {
-      await recordProvenance(run, resolved, output);
+      await recordProvenance(run, resolved, yaml, output);
       output.line(`run ${dir} on ${device.info.description}`);
       const scores = await runStages(run, config);
       writeStatus(dir, { state: "finished" });
@@ -216,6 +218,7 @@ interface ProvenanceFile extends Provenance {
 async function recordProvenance(
   run: RunContext,
   { hash, config }: Resolved<Experiment>,
+  yaml: string,
   output: Output,
 ): Promise<void> {
   const path = join(run.dir, "provenance.json");
@@ -248,6 +251,10 @@ async function recordProvenance(
     writeFileAtomic(join(run.dir, "uncommitted.diff"), diff);
   }
   writeFileAtomic(path, `${JSON.stringify(file, null, 2)}\n`);
+  if (file.resumes.length === 0) {
+    const board = new EventWriter(join(run.dir, "tensorboard", "config"), 0);
+    board.text(0, "config", `\`\`\`yaml\n${yaml}\n\`\`\``);
+  }
 }
 
 /** The parts that the progress of a run counts. */

@@ -1,0 +1,68 @@
+import { readdirSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { ConfigErrors } from "../../src/config/problems.ts";
+import { loadConfig } from "../../src/config/resolve.ts";
+import { checks, type Experiment, experimentSchema } from "../../src/trainers/experiment.ts";
+import { runFolder } from "../../src/trainers/run.ts";
+
+const configs = fileURLToPath(new URL("../../configs", import.meta.url));
+
+function load(...overrides: string[]) {
+  return loadConfig<Experiment>({
+    file: `${configs}/experiments/quickstart.yaml`,
+    overrides,
+    schema: experimentSchema,
+    checks,
+  });
+}
+
+function problemsOf(...overrides: string[]): string[] {
+  try {
+    load(...overrides);
+  } catch (error) {
+    if (error instanceof ConfigErrors) {
+      return error.problems.map(({ path, message }) => `${path}: ${message}`);
+    }
+    throw error;
+  }
+  return [];
+}
+
+describe("experiment", () => {
+  test("the quick start is a valid experiment with all stages", () => {
+    const { config, hash } = load();
+    expect(config.objective?.type).toBe("masked");
+    expect(Object.keys(config.evals).length).toBeGreaterThanOrEqual(4);
+    expect(runFolder(load())).toBe(`results/quickstart/${hash.slice(0, 12)}-s0`);
+  });
+
+  test.each(readdirSync(`${configs}/trainers`))("trainer preset %s is valid", (file) => {
+    expect(problemsOf(`trainer=@${file.replace(".yaml", "")}`)).toEqual([]);
+  });
+
+  test("threads, output and how often to save change no hash; the learning rate does", () => {
+    const { hash } = load();
+    const same = load("device.threads=1", "output=/tmp/x", "trainer.tokenizer.checkpoint_every=7");
+    expect(same.hash).toBe(hash);
+    expect(load("seed=5").hash).toBe(hash);
+    expect(load("trainer.tokenizer.lr=0.123").hash).not.toBe(hash);
+  });
+
+  test("a tokenizer alone is an experiment too", () => {
+    expect(problemsOf("~model", "~objective")).toEqual([]);
+  });
+
+  test.each([
+    [["model.heads=3"], "model.heads"],
+    [["dataset.frames=8"], "tokenizer"],
+    [["trainer.tokenizer.accumulate=3"], "trainer.tokenizer.accumulate"],
+    [["~objective"], "model"],
+    [["~model"], "objective"],
+    [["name=../escape"], "name"],
+  ])("%j is a mistake at %s", (overrides, path) => {
+    const problems = problemsOf(...overrides);
+    expect(problems).toHaveLength(1);
+    expect(problems[0]).toContain(path);
+  });
+});
