@@ -6,7 +6,8 @@ import { buildObjective, type ObjectiveConfig } from "../../src/objectives/regis
 import type { Device } from "../../src/runtime/device.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { float32, type HostTensors, item } from "../../src/runtime/tensors.ts";
-import { causalSampling, eagerDevice, maskedSampling, tinyModel } from "./support.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
+import { causalSampling, maskedSampling, tinyModel } from "./support.ts";
 
 /**
  * A toy language: all tokens of a sentence are the same pair (value, label). Given the label, the
@@ -28,7 +29,7 @@ function toyBatch(size: number, step: number): TokenBatch {
 
 let device: Device;
 beforeAll(async () => {
-  device = await eagerDevice();
+  device = await openDevice({ type: "reference" });
 });
 
 /** Train with Adam (Kingma & Ba 2015), then give the held-out loss and what it was computed on. */

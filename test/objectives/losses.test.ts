@@ -5,9 +5,9 @@ import { buildCausal, isCausal } from "../../src/objectives/causal.ts";
 import type { Objective } from "../../src/objectives/objective.ts";
 import { buildObjective, type ObjectiveConfig } from "../../src/objectives/registry.ts";
 import { Random } from "../../src/runtime/random.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
 import {
   causalSampling,
-  eagerDevice,
   maskedSampling,
   randomBatch,
   shake,
@@ -31,7 +31,7 @@ const causal: ObjectiveConfig = {
   sampling: causalSampling,
 };
 
-beforeAll(eagerDevice);
+beforeAll(() => openDevice({ type: "reference" }));
 
 function lossOf(objective: Objective, seed: number, training: boolean): () => tf.Scalar {
   const inputs = toTensors(objective.inputs(randomBatch(space, 4, 2), seed, 1, training));

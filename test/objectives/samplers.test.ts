@@ -8,14 +8,8 @@ import { buildMaskedSampler, type MaskedSampling } from "../../src/objectives/ma
 import type { SampleOptions } from "../../src/objectives/objective.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { Random } from "../../src/runtime/random.ts";
-import {
-  causalSampling,
-  eagerDevice,
-  maskedSampling,
-  randomBatch,
-  shake,
-  tinyModel,
-} from "./support.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
+import { causalSampling, maskedSampling, randomBatch, shake, tinyModel } from "./support.ts";
 
 const space = { grid: [2, 2, 2], factors: [4, 6], classes: 3 } as const;
 const N = 8;
@@ -27,7 +21,7 @@ let bidirectional: Transformer;
 let causal: Transformer;
 
 beforeAll(async () => {
-  device = await eagerDevice();
+  device = await openDevice({ type: "reference" });
   bidirectional = buildTransformer(tinyModel, space, { mask: true }, Scope.root(1));
   causal = buildTransformer(tinyModel, space, { mask: false }, Scope.root(2));
   shake(bidirectional.scope);

@@ -7,9 +7,9 @@ import {
   needsBoth,
   networkLabel,
 } from "../../src/objectives/sampling.ts";
-import { eagerDevice } from "./support.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
 
-beforeAll(eagerDevice);
+beforeAll(() => openDevice({ type: "reference" }));
 
 const plain = { temperature: 1, top_k: 0, top_p: 1 };
 

@@ -1,10 +1,8 @@
-/** @file Small transformers and an eager device for the tests of models and objectives. */
+/** @file Small transformers for the tests of models and objectives. */
 
 import * as tf from "@tensorflow/tfjs-core";
-import "@tensorflow/tfjs-backend-cpu";
 import type { TransformerConfig } from "../../src/models/transformer.ts";
-import type { Device } from "../../src/runtime/device.ts";
-import type { HostTensor, HostTensors } from "../../src/runtime/tensors.ts";
+import type { HostTensors } from "../../src/runtime/tensors.ts";
 import type { CausalSampling } from "../../src/objectives/causal-sampler.ts";
 import type { MaskedSampling } from "../../src/objectives/masked-sampler.ts";
 import type { TokenBatch, TokenSpace } from "../../src/objectives/objective.ts";
@@ -38,34 +36,6 @@ export const causalSampling: CausalSampling = {
   top_p: 1,
   guidance: 1,
 };
-
-/** TensorFlow.js as it is: runs each operation at once on its own CPU backend. */
-export async function eagerDevice(): Promise<Device> {
-  await tf.setBackend("cpu");
-  await tf.ready();
-  return {
-    type: "eager",
-    info: { type: "eager", description: "tfjs cpu" },
-    activate: () => {},
-    dispose: () => {},
-    compile: (name, fn) =>
-      Object.defineProperty(
-        async (inputs: HostTensors) => {
-          const outputs = tf.tidy(() => fn(toTensors(inputs)));
-          const result: { [name: string]: HostTensor } = {};
-          for (const [key, tensor] of Object.entries(outputs)) {
-            const data = tensor.dataSync();
-            const dtype = tensor.dtype as HostTensor["dtype"];
-            result[key] = { dtype, shape: tensor.shape, data };
-            tensor.dispose();
-          }
-          return result;
-        },
-        "name",
-        { value: name },
-      ),
-  };
-}
 
 /** Host tensors as TensorFlow.js tensors, uint8 as int32. */
 export function toTensors(inputs: HostTensors): { [name: string]: tf.Tensor } {
