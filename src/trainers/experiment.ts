@@ -10,26 +10,10 @@ import { suiteSchema } from "../eval/registry.ts";
 import { modelSchema } from "../models/registry.ts";
 import { checkTransformer } from "../models/transformer.ts";
 import { objectiveSchema } from "../objectives/registry.ts";
+import { type DeviceConfig, deviceSchema } from "../runtime/registry.ts";
 import { checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
 import type { ClipShape } from "../tokenizers/tokenizer.ts";
 import { trainerSchema } from "./options.ts";
-
-export const deviceSchema = Type.Object(
-  {
-    type: Type.Union([Type.Literal("cpu"), Type.Literal("reference")], {
-      default: "cpu",
-      description:
-        "What computes: `cpu` compiles to ONNX Runtime; `reference` is TensorFlow.js's own CPU backend, slow and simple.",
-    }),
-    threads: Type.Integer({
-      minimum: 0,
-      default: 0,
-      semantic: false,
-      description: "Threads of the device; 0 uses every core.",
-    }),
-  },
-  { additionalProperties: false, default: {}, description: "Where tensors are computed." },
-);
 
 export const experimentSchema = closed({
   name: Type.String({
@@ -42,7 +26,7 @@ export const experimentSchema = closed({
     default: 0,
     description: "Every random number of the run follows from it.",
   }),
-  device: deviceSchema,
+  device: Type.Unsafe<DeviceConfig>({ ...deviceSchema, default: { type: "cpu" } }),
   dataset: datasetSchema,
   tokenizer: tokenizerSchema,
   model: Type.Optional(modelSchema),

@@ -54,7 +54,13 @@ export function lossAndGradients(
   const gradients = Object.fromEntries(
     [...parameters].map(([name, variable]) => [name, grads[variable.name] ?? null]),
   );
-  return { loss: value, metrics, gradients };
+  // Hand the kept tensors over to the caller's tidy, so that nothing is left behind.
+  const handed = Object.entries(metrics).map(([name, metric]) => {
+    const copy = tf.clone(metric);
+    metric.dispose();
+    return [name, copy] as const;
+  });
+  return { loss: value, metrics: Object.fromEntries(handed), gradients };
 }
 
 /** The compiled functions of a stage. */

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import * as tf from "@tensorflow/tfjs-core";
 import { describe, expect, test } from "vitest";
 import { readMetrics } from "../../src/trainers/logging/metrics.ts";
 import { checkpointDir, trainStage } from "../../src/trainers/loop.ts";
@@ -100,6 +101,17 @@ describe("training loop", () => {
     await expect(train(tinyTask({}, { step: 3, value: 3e38 }))).rejects.toThrow(
       /first bad tensor is the metric "(loss|mae)"/,
     );
+  });
+
+  test("leaves no tensors behind", async () => {
+    const tensors = () => tf.memory().numTensors;
+    const growth = async (steps: number) => {
+      const task = tinyTask({ steps });
+      const before = tensors();
+      await train(task);
+      return tensors() - before;
+    };
+    expect(await growth(30)).toBe(await growth(3));
   });
 
   test("no steps: the initial weights are the result", async () => {
