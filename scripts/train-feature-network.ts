@@ -103,7 +103,7 @@ const step = device.compile("train", (inputs) => {
     const losses = headNames.map((head) =>
       tf.mean(softmaxCrossEntropy(logits[head], inputs[head] as tf.Tensor1D)),
     );
-    return tf.addN(losses) as tf.Scalar;
+    return losses.reduce((sum, loss) => tf.add(sum, loss)) as tf.Scalar;
   }, [...parameters.values()]);
   // variableGrads names gradients by the variables' own names; the optimizer knows them by path.
   const byPath = Object.fromEntries(

@@ -38,7 +38,7 @@ const holdOutEvery = 5;
 const maxIterations = 300;
 const memory = 10;
 /** Converged when no partial derivative is larger. */
-const tolerance = 1e-5;
+const tolerance = 1e-4;
 
 /** Per-feature mean and 1 / deviation; a constant feature gets scale 0 and so no say. */
 function standardisation(data: ProbeData): { mean: Float64Array; scale: Float64Array } {
@@ -259,8 +259,8 @@ export function fitProbeWith(
 
 /**
  * Fit a probe, the penalty chosen from `l2Grid`: four fifths of the clips fit each candidate (from
- * strong to weak, each starting where the last one ended), every fifth clip judges it by log loss, a
- * tie goes to the stronger, and the winner is fitted again on all clips.
+ * strong to weak, each starting where the last one ended) and every fifth clip judges it by log loss;
+ * the search ends at the first that is not better, and the best is fitted again on all clips.
  */
 export function fitProbe(data: ProbeData, classes: number): Probe {
   check(data, classes);
@@ -278,9 +278,10 @@ export function fitProbe(data: ProbeData, classes: number): Probe {
     const probe = fitProbeWith(fitted, classes, l2, start);
     start = probe.weights;
     const { loss } = probeAccuracy(probe, judged);
-    if (loss < best.loss) {
-      best = { l2, loss };
+    if (!(loss < best.loss)) {
+      break; // Overfitting has begun; weaker penalties only go further, and cost the most time.
     }
+    best = { l2, loss };
   }
   return fitProbeWith(data, classes, best.l2);
 }

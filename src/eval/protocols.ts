@@ -123,7 +123,7 @@ export const protocols = {
     fixed: {
       features: "quantized codes, mean over cells, frames concatenated, plus temporal differences",
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
-      l2: "of 1, 0.1, 0.01, 0.001, 0.0001 by log loss on every fifth fitting clip, then refitted on all",
+      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
     },
   },
   "probe:linear-ids": {
@@ -132,7 +132,7 @@ export const protocols = {
     fixed: {
       features: "histograms of sub-ids over cells, frames concatenated, plus temporal differences",
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
-      l2: "of 1, 0.1, 0.01, 0.001, 0.0001 by log loss on every fifth fitting clip, then refitted on all",
+      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
     },
   },
 } as const satisfies { readonly [name: string]: ProtocolInfo };

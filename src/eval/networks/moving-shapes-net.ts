@@ -21,12 +21,12 @@ export const heads = { motion: 12, shape: 6, colour: 8 } as const;
 
 export type Head = keyof typeof heads;
 
-/** The convolutions: width, kernel (t, h, w), stride (t, h, w). About 93,000 weights in all. */
+/** The convolutions: width, kernel (t, h, w), stride (t, h, w). About 90,000 weights in all. */
 const stages: readonly (readonly [width: number, kernel: Block, strides: Block])[] = [
-  [24, [3, 3, 3], [1, 2, 2]],
-  [32, [3, 3, 3], [2, 2, 2]],
-  [48, [3, 3, 3], [1, 1, 1]],
-  [64, [1, 3, 3], [2, 2, 2]],
+  [16, [3, 3, 3], [1, 2, 2]],
+  [24, [3, 3, 3], [2, 2, 2]],
+  [32, [3, 3, 3], [1, 1, 1]],
+  [64, [3, 3, 3], [2, 2, 2]],
 ];
 
 export interface MovingShapesNet {
