@@ -7,6 +7,8 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { runKernel } from "./own-kernels.ts";
+import { activeTracer } from "./tracing.ts";
 
 /** Zeros before and after the values of one axis. */
 export type Pad = readonly [before: number, after: number];
@@ -30,6 +32,11 @@ export function conv3d(
   options: ConvOptions = {},
 ): tf.Tensor5D {
   const { strides = [1, 1, 1], pads } = options;
+  if (activeTracer()) {
+    const none = [0, 0] as const;
+    const attrs = { strides, pads: pads ?? [none, none, none] };
+    return runKernel("TesseraConv", { x, filter: kernel }, attrs) as tf.Tensor5D;
+  }
   const padded = pads ? tf.pad(x, [[0, 0], [...pads[0]], [...pads[1]], [...pads[2]], [0, 0]]) : x;
   return tf.conv3d(padded as tf.Tensor5D, kernel, [...strides], "valid");
 }
@@ -51,11 +58,17 @@ export function straightThrough<T extends tf.Tensor>(x: T, quantized: T): T {
 
 /** SiLU (swish): x · sigmoid(x). */
 export function silu<T extends tf.Tensor>(x: T): T {
+  if (activeTracer()) {
+    return runKernel("TesseraSilu", { x }) as T;
+  }
   return tf.mul(x, tf.sigmoid(x));
 }
 
 /** GELU, the exact form: x · Φ(x) (Hendrycks & Gimpel 2016). */
 export function gelu<T extends tf.Tensor>(x: T): T {
+  if (activeTracer()) {
+    return runKernel("TesseraGelu", { x }) as T;
+  }
   return tf.mul(tf.mul(x, 0.5), tf.add(tf.erf(tf.mul(x, Math.SQRT1_2)), 1));
 }
 
@@ -79,6 +92,10 @@ export function groupNorm<T extends tf.Tensor>(
   shift: tf.Tensor1D,
   { groups, epsilon = 1e-6, activation = "none" }: GroupNormOptions,
 ): T {
+  if (activeTracer()) {
+    const attrs = { groups, epsilon, activation };
+    return runKernel("TesseraGroupNorm", { x, scale, shift }, attrs) as T;
+  }
   const batch = x.shape[0]!;
   const channels = x.shape.at(-1)!;
   const grouped = tf.reshape(x, [batch, -1, groups, channels / groups]); // [B, P, G, C/G]
@@ -100,6 +117,9 @@ export function layerNorm<T extends tf.Tensor>(
   shift: tf.Tensor1D,
   epsilon = 1e-6,
 ): T {
+  if (activeTracer()) {
+    return runKernel("TesseraLayerNorm", { x, scale, shift }, { epsilon }) as T;
+  }
   const { mean, variance } = tf.moments(x, -1, true);
   const normal = tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, epsilon)));
   return tf.add(tf.mul(normal, scale), shift) as T;
@@ -160,6 +180,13 @@ export function softmaxCrossEntropy(
   labels: tf.Tensor1D,
   smoothing = 0,
 ): tf.Tensor1D {
+  if (activeTracer()) {
+    return runKernel(
+      "TesseraSoftmaxCrossEntropy",
+      { logits, labels },
+      { smoothing },
+    ) as tf.Tensor1D;
+  }
   const classes = logits.shape[1];
   const hot = tf.oneHot(labels, classes) as tf.Tensor2D; // [M, V]
   const target = smoothing > 0 ? tf.add(tf.mul(hot, 1 - smoothing), smoothing / classes) : hot;

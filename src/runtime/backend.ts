@@ -1,0 +1,360 @@
+/**
+ * @file The TensorFlow.js backend "tessera". While a function is traced its kernels record nodes and
+ * compute nothing; otherwise they compute at once with TensorFlow.js's own CPU kernels (initial
+ * values, small host-side arithmetic). It also holds the values of variables between the steps of
+ * compiled functions, which replace them in place through `takeState` and `putState`.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import "./tfjs.ts";
+import type { DType, Value } from "./graph.ts";
+import { KERNEL_RULES } from "./kernels.ts";
+import { sizeOf } from "./tensors.ts";
+import { activeTracer } from "./tracing.ts";
+
+export const BACKEND = "tessera";
+
+/** Host values of a tensor. */
+export type Values = Float32Array | Int32Array | Uint8Array;
+
+interface Entry {
+  readonly shape: number[];
+  readonly dtype: tf.DataType;
+  refCount: number;
+  /** Host values; absent for a value of the trace under way. */
+  values?: Values;
+  /** A value of the trace under way. */
+  symbol?: Value;
+  /**
+   * True once compiled steps write this tensor's buffers in place: then nobody else may hold them,
+   * and every reader gets a copy.
+   */
+  owned: boolean;
+  /** The other buffer of a state that is updated in turns. */
+  spare?: Values;
+}
+
+class TesseraBackend extends tf.KernelBackend {
+  readonly #entries = new Map<object, Entry>();
+
+  override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): object {
+    if (activeTracer()) {
+      refuseRandomOperations();
+    }
+    const dataId = {};
+    this.#entries.set(dataId, {
+      shape,
+      dtype,
+      refCount: 1,
+      values: values as Values,
+      owned: false,
+    });
+    return dataId;
+  }
+
+  /** A tensor that stands for a value of the trace. */
+  symbol(value: Value): tf.TensorInfo {
+    const dataId = {};
+    const shape = [...value.shape];
+    this.#entries.set(dataId, {
+      shape,
+      dtype: value.dtype,
+      refCount: 1,
+      symbol: value,
+      owned: false,
+    });
+    return { dataId, shape, dtype: value.dtype };
+  }
+
+  entry(dataId: object): Entry {
+    const entry = this.#entries.get(dataId);
+    if (!entry) {
+      throw new Error(
+        "a tensor of another TensorFlow.js backend, or one already disposed of, was used on a Tessera device: make tensors and variables after opening the device",
+      );
+    }
+    return entry;
+  }
+
+  has(dataId: object): boolean {
+    return this.#entries.has(dataId);
+  }
+
+  override readSync(dataId: object): Values {
+    const entry = this.entry(dataId);
+    if (isTraced(entry)) {
+      throw new Error(
+        "a tensor's values were read (dataSync, data, arraySync, print, ...) inside a compiled function, where they do not exist yet: return the tensor as an output and read it there, or compute with tf operations" +
+          calledFrom(),
+      );
+    }
+    return entry.owned ? entry.values!.slice() : entry.values!;
+  }
+
+  override read(dataId: object): Promise<Values> {
+    return Promise.resolve().then(() => this.readSync(dataId));
+  }
+
+  override move(
+    dataId: object,
+    values: tf.BackendValues,
+    shape: number[],
+    dtype: tf.DataType,
+    refCount: number,
+  ): void {
+    this.#entries.set(dataId, { shape, dtype, refCount, values: values as Values, owned: false });
+  }
+
+  override refCount(dataId: object): number {
+    return this.#entries.get(dataId)?.refCount ?? 0;
+  }
+
+  override incRef(dataId: object): void {
+    this.entry(dataId).refCount += 1;
+  }
+
+  decRef(dataId: object): void {
+    this.entry(dataId).refCount -= 1;
+  }
+
+  override disposeData(dataId: object, force = false): boolean {
+    const entry = this.#entries.get(dataId);
+    if (entry) {
+      entry.refCount -= 1;
+      if (!force && entry.refCount > 0) {
+        return false;
+      }
+      this.#entries.delete(dataId);
+    }
+    return true;
+  }
+
+  override numDataIds(): number {
+    return this.#entries.size;
+  }
+
+  override memory(): { unreliable: boolean } {
+    return { unreliable: false };
+  }
+
+  override floatPrecision(): 32 {
+    return 32;
+  }
+
+  override epsilon(): number {
+    return 1e-7;
+  }
+
+  override dispose(): void {
+    this.#entries.clear();
+  }
+
+  /** The current and the next buffer of a variable's tensor; makes them the device's own. */
+  takeState(dataId: object): { readonly current: Values; readonly next: Values } {
+    const entry = this.entry(dataId);
+    if (!entry.owned) {
+      entry.values = entry.values!.slice();
+      entry.owned = true;
+    }
+    entry.spare ??= entry.values!.slice().fill(0);
+    return { current: entry.values!, next: entry.spare };
+  }
+
+  /** The current buffer alone, for a variable that is read and not assigned. */
+  peekState(dataId: object): Values {
+    return this.entry(dataId).values!;
+  }
+
+  /** The step wrote the next buffer: it is the value now. */
+  putState(dataId: object): void {
+    const entry = this.entry(dataId);
+    const { values, spare } = entry;
+    entry.values = spare!;
+    entry.spare = values!;
+  }
+}
+
+let instance: TesseraBackend | undefined;
+
+/** The one backend object, registered with TensorFlow.js on first use. */
+export function tesseraBackend(): TesseraBackend {
+  if (!instance) {
+    const backend = new TesseraBackend();
+    instance = backend;
+    tf.registerBackend(BACKEND, () => backend, 1);
+    const names = new Set([
+      ...tf.getKernelsForBackend("cpu").map((kernel) => kernel.kernelName),
+      ...Object.keys(KERNEL_RULES),
+    ]);
+    for (const kernelName of names) {
+      tf.registerKernel({
+        kernelName,
+        backendName: BACKEND,
+        kernelFunc: ({ inputs, attrs }) =>
+          dispatch(kernelName, inputs as NamedInputs, (attrs ?? {}) as tf.NamedAttrMap),
+      });
+    }
+  }
+  return instance;
+}
+
+type NamedInputs = { readonly [name: string]: tf.TensorInfo } | readonly tf.TensorInfo[];
+
+function dispatch(
+  kernelName: string,
+  inputs: NamedInputs,
+  attrs: tf.NamedAttrMap,
+): tf.TensorInfo | tf.TensorInfo[] {
+  const tracer = activeTracer();
+  const backend = tesseraBackend();
+  const all = (Object.values(inputs) as (tf.TensorInfo | undefined)[]).filter(
+    (x) => x !== undefined,
+  );
+  // What depends on constants alone is computed now, unless its inputs or result are large.
+  const constant = all.every((info) => !isTraced(backend.entry(info.dataId)));
+  if (
+    !tracer ||
+    (constant && tf.getKernel(kernelName, "cpu") && !isLarge(kernelName, all, attrs))
+  ) {
+    return computeNow(kernelName, inputs, attrs);
+  }
+  const rule = KERNEL_RULES[kernelName];
+  if (!rule) {
+    throw new Error(
+      `the TensorFlow.js kernel "${kernelName}" has no compiled form: write it with other tf operations${calledFrom()}`,
+    );
+  }
+  const infos =
+    rule.inputs === "list"
+      ? all
+      : rule.inputs.map((name) => (inputs as { [name: string]: tf.TensorInfo })[name]!);
+  const values = infos.map((info) => valueOf(info));
+  const outputs = rule.trace(tracer, values, attrs as { [name: string]: unknown });
+  const made = outputs.map((value) => backend.symbol(value));
+  return made.length === 1 && !MULTI_OUTPUT.has(kernelName) ? made[0]! : made;
+}
+
+const MULTI_OUTPUT = new Set([
+  "SplitV",
+  "Unpack",
+  "TopK",
+  "TesseraGroupNormGrad",
+  "TesseraLayerNormGrad",
+]);
+
+function isTraced(entry: Entry): boolean {
+  const op = (entry.symbol ?? graphValues.get(entry))?.node.op;
+  return entry.symbol !== undefined || op === "State";
+}
+
+/** What entries with values stand for in the trace under way: variables' states and constants. */
+const graphValues = new Map<Entry, Value>();
+
+/** During a trace: the state value that stands for a variable's tensor. */
+export function bindVariable(dataId: object, value: Value): void {
+  graphValues.set(tesseraBackend().entry(dataId), value);
+}
+
+export function unbindVariables(): void {
+  graphValues.clear();
+}
+
+/** The graph value of a tensor: a traced one, a variable's state, or a constant. */
+export function valueOf(info: tf.TensorInfo): Value {
+  const entry = tesseraBackend().entry(info.dataId);
+  const value = entry.symbol ?? graphValues.get(entry);
+  if (value) {
+    return value;
+  }
+  // A constant keeps a copy: the caller may reuse its array.
+  const data = { dtype: info.dtype as DType, shape: info.shape, data: entry.values!.slice() };
+  const made = activeTracer()!.constant(data);
+  graphValues.set(entry, made);
+  return made;
+}
+
+/** Whether folding would make or copy a large constant; 2^16 values are 256 KB of float32. */
+function isLarge(
+  kernelName: string,
+  inputs: readonly tf.TensorInfo[],
+  attrs: tf.NamedAttrMap,
+): boolean {
+  const limit = 1 << 16;
+  if (kernelName === "Tile") {
+    return sizeOf(inputs[0]!.shape) * sizeOf(attrs["reps"] as unknown as number[]) > limit;
+  }
+  return inputs.some((info) => sizeOf(info.shape) > limit);
+}
+
+/** Run a kernel of TensorFlow.js's CPU backend on host values. */
+function computeNow(
+  kernelName: string,
+  inputs: NamedInputs,
+  attrs: tf.NamedAttrMap,
+): tf.TensorInfo | tf.TensorInfo[] {
+  const kernel = tf.getKernel(kernelName, "cpu");
+  if (!kernel) {
+    throw new Error(`the kernel "${kernelName}" runs only inside compiled functions`);
+  }
+  const backend = tesseraBackend();
+  const cpu = tf.findBackend("cpu") as tf.KernelBackend & {
+    makeTensorInfo(shape: number[], dtype: tf.DataType, values: tf.BackendValues): tf.TensorInfo;
+    data: { get(dataId: object): { values: Values } };
+  };
+  const lend = (info: tf.TensorInfo): tf.TensorInfo => {
+    const entry = backend.entry(info.dataId);
+    const values = entry.owned ? entry.values!.slice() : entry.values!;
+    return cpu.makeTensorInfo(info.shape, info.dtype, values);
+  };
+  const lent = Array.isArray(inputs)
+    ? (inputs as tf.TensorInfo[]).map(lend)
+    : Object.fromEntries(
+        Object.entries(inputs as { [name: string]: tf.TensorInfo | undefined }).map(
+          ([name, info]) => [name, info && lend(info)],
+        ),
+      );
+  const out = kernel.kernelFunc({
+    inputs: lent as unknown as tf.NamedTensorInfoMap,
+    attrs,
+    backend: cpu,
+  });
+  const take = (info: tf.TensorInfo): tf.TensorInfo => ({
+    dataId: backend.write(cpu.data.get(info.dataId).values, info.shape, info.dtype),
+    shape: info.shape,
+    dtype: info.dtype,
+  });
+  const taken = Array.isArray(out) ? out.map(take) : take(out as tf.TensorInfo);
+  for (const info of [
+    ...(Array.isArray(out) ? out : [out as tf.TensorInfo]),
+    ...(Object.values(lent) as tf.TensorInfo[]),
+  ]) {
+    if (info && cpu.refCount(info.dataId) > 0) {
+      cpu.disposeData(info.dataId, true);
+    }
+  }
+  return taken;
+}
+
+const RANDOM_OPERATIONS =
+  /\b(rand|randomGamma|randomNormal|randomStandardNormal|randomUniform|randomUniformInt|truncatedNormal|multinomial|dropout)_ /;
+
+function refuseRandomOperations(): void {
+  const found = RANDOM_OPERATIONS.exec(new Error().stack ?? "");
+  if (found) {
+    throw new Error(
+      `tf.${found[1]} inside a compiled function would give the same numbers at every call: draw noise on the host (runtime/random.ts) and pass it as an input${calledFrom()}`,
+    );
+  }
+}
+
+/** " (called from file:line:col)": the first frame of the caller's own code. */
+function calledFrom(): string {
+  const frames = (new Error().stack ?? "").split("\n").slice(1);
+  const own = frames.find(
+    (frame) =>
+      !/node_modules|node:internal|runtime\/(backend|kernels|graph|tracing|ops|trace)\./.test(
+        frame,
+      ),
+  );
+  return own ? ` (called from ${own.trim().replace(/^at /, "")})` : "";
+}

@@ -1,0 +1,151 @@
+/** @file Traces a function into a graph: runs it once on tensors that have shapes and no values. */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { BACKEND, bindVariable, tesseraBackend, unbindVariables, valueOf } from "./backend.ts";
+import type { Traceable } from "./device.ts";
+import { type Graph, GraphTracer, type Value } from "./graph.ts";
+import type { HostDType } from "./tensors.ts";
+import { whileTracing } from "./tracing.ts";
+
+/** Shape and type of one input, as the caller hands it in. */
+export interface InputSpec {
+  readonly name: string;
+  readonly dtype: HostDType;
+  readonly shape: readonly number[];
+}
+
+/** A traced function: its graph and the variables that its states are, in the graph's order. */
+export interface Traced {
+  readonly graph: Graph;
+  readonly variables: readonly tf.Variable[];
+}
+
+/** Types of TensorFlow.js's engine that its declarations keep private. */
+interface EngineState {
+  readonly registeredVariables: { readonly [name: string]: tf.Variable };
+}
+
+/**
+ * Run `fn` on symbolic inputs and return what it did as a graph.
+ * @throws Error when `fn` reads a tensor's values, draws random numbers, makes variables, or uses a
+ *   kernel that has no compiled form; the message says what to do instead
+ */
+export function traceFunction(name: string, fn: Traceable, inputs: readonly InputSpec[]): Traced {
+  const backend = tesseraBackend();
+  if (tf.getBackend() !== BACKEND) {
+    throw new Error(
+      `"${name}" is compiled for a device that is not the active one: call device.activate()`,
+    );
+  }
+  const tracer = new GraphTracer();
+  const registered = (tf.engine().state as unknown as EngineState).registeredVariables;
+  const before = new Map(Object.values(registered).map((variable) => [variable, variable.dataId]));
+  const used: { variable: tf.Variable; value: Value }[] = [];
+
+  for (const variable of before.keys()) {
+    if (!backend.has(variable.dataId)) {
+      continue; // a variable of another device
+    }
+    const index = used.length;
+    const value = tracer.make("State", [], { index }, [
+      { shape: variable.shape, dtype: variable.dtype as "float32" },
+    ])[0]!;
+    bindVariable(variable.dataId, value);
+    used.push({ variable, value });
+  }
+
+  // While tracing, `assign` only changes what the variable stands for.
+  const prototype = tf.Variable.prototype as {
+    assign: (this: tf.Variable, value: tf.Tensor) => void;
+  };
+  const { assign } = prototype;
+  const { random } = Math;
+  const next = new Map<tf.Variable, Value>();
+  prototype.assign = function (this: tf.Variable, value: tf.Tensor): void {
+    if (!tf.util.arraysEqual(value.shape, this.shape) || value.dtype !== this.dtype) {
+      throw new Error(
+        `a variable of shape [${this.shape}] (${this.dtype}) was assigned a tensor of shape [${value.shape}] (${value.dtype})`,
+      );
+    }
+    const assigned = valueOf(value);
+    next.set(this, assigned);
+    (this as { dataId: object }).dataId = backend.symbol(assigned).dataId;
+  };
+  Math.random = () => {
+    throw new Error(
+      "a random number was asked for inside a compiled function, where it would be the same at every call: draw noise on the host (runtime/random.ts) and pass it as an input",
+    );
+  };
+  try {
+    return whileTracing(tracer, () => {
+      const symbols = inputs.map((input) => {
+        const dtype = input.dtype === "uint8" ? ("int32" as const) : input.dtype;
+        const attrs = { name: input.name, type: input.dtype };
+        return tracer.make("Input", [], attrs, [{ shape: input.shape, dtype }])[0]!;
+      });
+      const outputs: { name: string; value: Value }[] = [];
+      tf.tidy(() => {
+        const given = Object.fromEntries(
+          inputs.map((input, i) => [
+            input.name,
+            tf.engine().makeTensorFromTensorInfo(backend.symbol(symbols[i]!)),
+          ]),
+        );
+        for (const [output, tensor] of Object.entries(fn(given))) {
+          outputs.push({ name: output, value: valueOf(tensor) });
+        }
+      });
+      const made = Object.values(registered).find((variable) => !before.has(variable));
+      if (made) {
+        throw new Error(
+          `the variable "${made.name}" was made inside the compiled function "${name}": make variables before and use them inside`,
+        );
+      }
+      const reads = readStates(tracer, outputs, next);
+      const states = used.filter(({ variable, value }) => reads.has(value) || next.has(variable));
+      return {
+        variables: states.map(({ variable }) => variable),
+        graph: {
+          name,
+          inputs: inputs.map((input, i) => ({ name: input.name, value: symbols[i]! })),
+          outputs,
+          states: states.map(({ variable, value }) => {
+            const assigned = next.get(variable);
+            return assigned && assigned !== value ? { value, next: assigned } : { value };
+          }),
+        },
+      };
+    });
+  } finally {
+    Math.random = random;
+    prototype.assign = assign;
+    unbindVariables();
+    for (const [variable, dataId] of before) {
+      if (variable.dataId !== dataId) {
+        backend.disposeData(variable.dataId, true);
+        (variable as { dataId: object }).dataId = dataId;
+      }
+    }
+  }
+}
+
+/** The state values that outputs or new states depend on. */
+function readStates(
+  _tracer: GraphTracer,
+  outputs: readonly { readonly value: Value }[],
+  next: ReadonlyMap<tf.Variable, Value>,
+): Set<Value> {
+  const found = new Set<Value>();
+  const seen = new Set<object>();
+  const stack = [...outputs.map((output) => output.value), ...next.values()];
+  for (let value = stack.pop(); value; value = stack.pop()) {
+    if (value.node.op === "State") {
+      found.add(value);
+    }
+    if (!seen.has(value.node)) {
+      seen.add(value.node);
+      stack.push(...value.node.inputs);
+    }
+  }
+  return found;
+}
