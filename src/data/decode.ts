@@ -231,10 +231,16 @@ function decodeSound(
     converted.sampleRate = rate;
     converted.channelLayout = av.c.AV_CHANNEL_LAYOUT_MONO;
     const layout = frame?.channelLayout;
-    if (frame && layout?.order === 0) {
-      // Speakers not named: take the first ones, or the resampler sees its input change.
-      const mask = (1n << BigInt(layout.nbChannels)) - 1n;
-      frame.channelLayout = { order: 1, nbChannels: layout.nbChannels, mask };
+    if (frame && layout?.order === av.c.AV_CHANNEL_ORDER_UNSPEC) {
+      // Speakers not named: name the usual ones, or the resampler sees its input change.
+      frame.channelLayout =
+        layout.nbChannels === 1
+          ? av.c.AV_CHANNEL_LAYOUT_MONO
+          : {
+              order: av.c.AV_CHANNEL_ORDER_NATIVE,
+              nbChannels: layout.nbChannels,
+              mask: (1n << BigInt(layout.nbChannels)) - 1n,
+            };
     }
     avCheck(av, resampler.convertFrame(converted, frame), "resampling sound");
     if (converted.nbSamples > 0) {
