@@ -190,15 +190,15 @@ export function oneHot(
   dtype: "float32" | "int32" | "bool",
 ): string {
   const { g } = lowering;
-  const type = dtype === "bool" ? "int32" : dtype;
+  // ONNX Runtime has OneHot for int32 ids with an int32 depth and float32 values only.
   const hot = g.op(
     "OneHot",
     [
       ids,
-      g.constant("int64", [1], BigInt64Array.of(BigInt(depth))),
-      g.constant(type, [2], literalValues(type, values)),
+      g.constant("int32", [1], Int32Array.of(depth)),
+      g.constant("float32", [2], literalValues("float32", values)),
     ],
     { axis: -1 },
   );
-  return dtype === "bool" ? g.op("Cast", [hot], { to: ELEMENT_TYPES.bool }) : hot;
+  return dtype === "float32" ? hot : g.op("Cast", [hot], { to: ELEMENT_TYPES[dtype] });
 }
