@@ -2,7 +2,7 @@
  * @file Trains the feature network `moving-shapes-v1` and writes its weights; run once, its output is
  * committed. The same command writes the same bytes on the same machine.
  *
- *   npx tsx scripts/train-feature-network.ts [--steps 2400] [--device cpu] [--out FILE]
+ *   npx tsx scripts/train-feature-network.ts [--steps 1800] [--device cpu] [--out FILE]
  *
  * Clips come without end from moving-shapes at several lengths and sizes in turn, so that features
  * hold for any of them. The loss is the sum of the cross entropies of motion, shape and colour. The
@@ -29,20 +29,20 @@ import { learningRate } from "../src/trainers/schedules.ts";
 
 const { values: flags } = parseArgs({
   options: {
-    steps: { type: "string", default: "2400" },
+    steps: { type: "string", default: "1800" },
     device: { type: "string", default: "cpu" },
     out: { type: "string", default: "src/eval/weights/moving-shapes-v1.safetensors" },
   },
 });
 const steps = Number(flags.steps);
-const batch = 24;
+const batch = 16;
 const seed = 20240501;
 
 /** Lengths and sizes (T, H, W) in the order they are trained in; the first is judged in most detail. */
 const sizes = [
   [17, 32, 32],
   [9, 32, 32],
-  [16, 48, 48],
+  [12, 48, 48],
 ] as const;
 
 type Size = readonly [frames: number, height: number, width: number];
@@ -124,9 +124,7 @@ const judge = device.compile("judge", (inputs) => {
 });
 
 /** Share of right answers of each head on validation clips of one size. */
-async function accuracy(
-  shape: Size,
-): Promise<{ [head: string]: number }> {
+async function accuracy(shape: Size): Promise<{ [head: string]: number }> {
   const dataset = await open(configOf(shape), "validation", seed);
   const right: { [head: string]: number } = Object.fromEntries(headNames.map((head) => [head, 0]));
   const loader = new Loader(dataset, { batch, seed });
@@ -146,7 +144,7 @@ const loaders = await Promise.all(
   ),
 );
 const schedule = {
-  lr: 3e-3,
+  lr: 4e-3,
   final_lr_ratio: 0.01,
   schedule: "cosine",
   warmup: 100,

@@ -5,8 +5,7 @@
 
 import { join } from "node:path";
 import type { Dataset } from "../data/dataset.ts";
-import sharp from "sharp";
-import { writeFileAtomic } from "../runtime/files.ts";
+import { contactSheet, writePng } from "../data/image.ts";
 import type { EvalContext } from "./suite.ts";
 
 interface Entry {
@@ -18,7 +17,8 @@ interface Entry {
 
 /** At most this many frames of a clip stand in a picture, evenly spaced. */
 const maxFrames = 8;
-const gap = 2;
+/** Small frames are enlarged by a whole number to about this side. */
+const shownSide = 96;
 
 /** Keeps the k best and k worst clips of a stream; memory does not grow with the stream. */
 export class ReconstructionGallery {
@@ -57,48 +57,27 @@ export class ReconstructionGallery {
     }
   }
 
-  /** Write `<suite>-best.png` and `<suite>-worst.png`; nothing when no clip is kept. */
+  /**
+   * Write `<suite>-best.png` and `<suite>-worst.png`: for each clip a row of its frames and below it
+   * a row of what was decoded. Nothing is written when no clip is kept.
+   */
   async save(context: EvalContext, suite: string, dataset: Dataset): Promise<void> {
     if (this.#best.length === 0) {
       return;
     }
+    const { frames, height, width } = dataset;
     const dir = context.samplesDir();
     for (const [kind, list] of [
       ["best", this.#best],
       ["worst", this.#worst],
     ] as const) {
-      const { rgb, width, height } = layOut(list, dataset);
-      const png = await sharp(rgb, { raw: { width, height, channels: 3 } })
-        .png()
-        .toBuffer();
-      writeFileAtomic(join(dir, `${suite}-${kind}.png`), png);
+      const rows = list.flatMap(({ original, decoded }) => [
+        { data: original, frames, height, width },
+        { data: decoded, frames, height, width },
+      ]);
+      const zoom = Math.max(1, Math.floor(shownSide / Math.max(height, width)));
+      const sheet = contactSheet(rows, { columns: maxFrames, zoom });
+      await writePng(join(dir, `${suite}-${kind}.png`), sheet.data, sheet.width, sheet.height);
     }
   }
-}
-
-/** Rows of frames: for each clip its original, below it what was decoded. */
-export function layOut(
-  entries: readonly { readonly original: Uint8Array; readonly decoded: Uint8Array }[],
-  { frames, height, width }: { frames: number; height: number; width: number },
-): { rgb: Uint8Array; width: number; height: number } {
-  const shown = Math.min(frames, maxFrames);
-  const at = (column: number): number =>
-    shown > 1 ? Math.round((column * (frames - 1)) / (shown - 1)) : 0;
-  const outWidth = shown * (width + gap) + gap;
-  const outHeight = entries.length * (2 * height + 3 * gap) + gap;
-  const rgb = new Uint8Array(outWidth * outHeight * 3).fill(255);
-  entries.forEach(({ original, decoded }, i) => {
-    const top = gap + i * (2 * height + 3 * gap);
-    [original, decoded].forEach((clip, row) => {
-      for (let column = 0; column < shown; column++) {
-        for (let y = 0; y < height; y++) {
-          const from = (at(column) * height + y) * width * 3;
-          const line = top + row * (height + gap) + y;
-          const to = (line * outWidth + gap + column * (width + gap)) * 3;
-          rgb.set(clip.subarray(from, from + width * 3), to);
-        }
-      }
-    });
-  });
-  return { rgb, width: outWidth, height: outHeight };
 }

@@ -62,7 +62,10 @@ export function movingShapesNet(scope: Scope): MovingShapesNet {
       [head as Head, dense(scope.child(head), { inputs: featureWidth, outputs })] as const,
   );
   return {
-    features: (clips) => tf.mean(trunk(clips), [1, 2, 3]) as tf.Tensor2D,
+    features(clips) {
+      const maps = trunk(clips); // [B, T', H', W', 64]
+      return tf.mean(tf.reshape(maps, [clips.shape[0], -1, featureWidth]), 1);
+    },
     logits: (features) =>
       Object.fromEntries(
         classifiers.map(([head, classify]) => [head, classify(features) as tf.Tensor2D]),
