@@ -1,5 +1,5 @@
 import * as tf from "@tensorflow/tfjs-core";
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Scope } from "../../src/models/scope.ts";
 import type { Objective, TokenBatch } from "../../src/objectives/objective.ts";
 import { buildObjective, type ObjectiveConfig } from "../../src/objectives/registry.ts";
@@ -29,8 +29,10 @@ function toyBatch(size: number, step: number): TokenBatch {
 
 let device: Device;
 beforeAll(async () => {
-  device = await openDevice({ type: "reference" });
+  device = await openDevice({ type: "cpu", threads: 1 });
 });
+
+afterAll(() => device.dispose());
 
 /** Train with Adam (Kingma & Ba 2015), then give the held-out loss and what it was computed on. */
 async function train(
