@@ -79,7 +79,7 @@ export class Loader {
       this.#start();
     }
     const batch = await this.#queue[0]!;
-    this.#queue.shift();
+    void this.#queue.shift();
     this.#returned = this.#after(this.#returned);
     while (this.#queue.length < this.#options.prefetch) {
       this.#start();

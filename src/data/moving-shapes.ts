@@ -12,20 +12,10 @@
 import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
 import { closed, type Static, Type } from "../config/schema.ts";
-import { Random } from "../runtime/random.ts";
 import type { Dataset, Sample } from "./dataset.ts";
 import { WorkerPool } from "./pool.ts";
-import { renderScene } from "./shapes/render.ts";
-import {
-  colours,
-  describe,
-  drawScene,
-  motionClasses,
-  type Scene,
-  shapeNames,
-  textureNames,
-} from "./shapes/scene.ts";
-import { soundScene } from "./shapes/sound.ts";
+import { type RenderTask, renderSample } from "./shapes/sample.ts";
+import { colours, motionClasses, shapeNames, textureNames } from "./shapes/scene.ts";
 
 /** Changes whenever the bytes of any clip change. */
 const GENERATOR = "moving-shapes-1";
@@ -106,58 +96,6 @@ export const schema = closed(
 
 export type MovingShapesConfig = Static<typeof schema>;
 
-/** What one clip is a function of. */
-export interface RenderTask {
-  readonly config: MovingShapesConfig;
-  /** Names the random stream. */
-  readonly stream: string;
-  readonly index: number;
-  readonly visit: number;
-}
-
-/** The scene of a clip, and the stream its pixels go on with. */
-function sceneOf(task: RenderTask): { scene: Scene; random: Random } {
-  const { config, stream, index, visit } = task;
-  const random = new Random(config.seed, `${stream}/${visit}`, index);
-  const motion = config.motions[index % config.motions.length]!;
-  return { scene: drawScene(config, motion, random), random };
-}
-
-/** Render one clip with its sound. */
-export function renderSample(task: RenderTask): Sample {
-  const { config, stream, index, visit } = task;
-  const { scene, random } = sceneOf(task);
-  return {
-    id: `${stream}/${config.seed}/${visit}/${index}`,
-    clip: renderScene(scene, config, random),
-    label: config.motions.indexOf(scene.motion),
-    caption: describe(scene),
-    factors: factorsOf(scene),
-    ...(config.audio_rate > 0
-      ? { audio: soundScene(scene, config, config.fps, config.audio_rate) }
-      : {}),
-  };
-}
-
-/** A scene as flat factors. Lists have one value a frame; lengths are pixels. */
-function factorsOf(scene: Scene): NonNullable<Sample["factors"]> {
-  const { occluder, drift, clicks, ...plain } = scene;
-  return {
-    ...plain,
-    drift_x: drift[0] / 256,
-    drift_y: drift[1] / 256,
-    occluded: occluder !== undefined,
-    ...(occluder
-      ? {
-          occluder_axis: occluder.axis,
-          occluder_start: occluder.start,
-          occluder_extent: occluder.extent,
-        }
-      : {}),
-    clicks,
-  };
-}
-
 /** Open one split. @param seed the run's seed, used only when `infinite` */
 export function open(
   config: MovingShapesConfig,
@@ -182,7 +120,7 @@ export function open(
       .update(canonicalize([GENERATOR, stream, content])!)
       .digest("hex"),
     get: async (index, visit) => {
-      const task = { config, stream, index, visit: endless ? visit : 0 };
+      const task: RenderTask = { config, stream, index, visit: endless ? visit : 0 };
       if (pool) {
         return pool.run<Sample>("render", task);
       }

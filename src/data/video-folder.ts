@@ -315,7 +315,9 @@ function fingerprint(
   seed: number,
   videos: readonly Video[],
 ): string {
-  const { workers, probe_cache, strict, path, list, ...content } = config;
+  // Where the files lie and how they are read do not change what they hold.
+  const outside = ["workers", "probe_cache", "strict", "path", "list"];
+  const content = Object.entries(config).filter(([key]) => !outside.includes(key));
   const random = split === "train" && (config.sampling === "random" || config.crop === "random");
   const files = videos.map(({ name, size, modified, label, caption }) => [
     name,
@@ -325,6 +327,14 @@ function fingerprint(
     caption,
   ]);
   return createHash("sha256")
-    .update(canonicalize(["video-folder-1", split, random ? seed : null, content, files])!)
+    .update(
+      canonicalize([
+        "video-folder-1",
+        split,
+        random ? seed : null,
+        Object.fromEntries(content),
+        files,
+      ])!,
+    )
     .digest("hex");
 }

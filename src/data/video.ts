@@ -70,7 +70,13 @@ export async function encodeGif(clip: Frames, fps: number): Promise<Buffer> {
   return sharp(data, {
     raw: { width, height: height * frames, channels: 3, pageHeight: height },
   })
-    .gif({ loop: 0, delay: Array.from({ length: frames }, () => delay), effort: 7 })
+    .gif({
+      loop: 0,
+      delay: Array.from({ length: frames }, () => delay),
+      // One palette a frame, and no frame left out because it is near the one before.
+      interPaletteMaxError: 0,
+      keepDuplicateFrames: true,
+    })
     .toBuffer();
 }
 

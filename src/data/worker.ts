@@ -3,8 +3,8 @@
 import { Tinypool } from "tinypool";
 import type { Sample } from "./dataset.ts";
 import type { ClipTask, DecodedClip } from "./decode.ts";
-import { type RenderTask, renderSample } from "./moving-shapes.ts";
 import type { Probed, ProbeTask } from "./probe.ts";
+import { type RenderTask, renderSample } from "./shapes/sample.ts";
 
 /** One clip of `moving-shapes`. */
 export function render(task: RenderTask): Sample {
