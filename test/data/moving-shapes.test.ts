@@ -4,12 +4,7 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { Value } from "typebox/value";
 import { describe, expect, test } from "vitest";
-import {
-  type MovingShapesConfig,
-  open,
-  renderSample,
-  schema,
-} from "../../src/data/moving-shapes.ts";
+import { type MovingShapesConfig, open, schema } from "../../src/data/moving-shapes.ts";
 import { renderSample } from "../../src/data/shapes/sample.ts";
 import {
   colours,
