@@ -35,6 +35,18 @@ const same: Infer = ([x]) => ({ shape: x!.shape, dtype: x!.dtype });
 const sameFloat: Infer = ([x]) => ({ shape: x!.shape, dtype: "float32" });
 const sameBool: Infer = ([x]) => ({ shape: x!.shape, dtype: "bool" });
 
+/** A function of real numbers: integers become float32 first. */
+function floating(op: string): KernelRule {
+  return {
+    inputs: ["x"],
+    trace: (tracer, [x], attrs) => {
+      const spec = { shape: x!.shape, dtype: "float32" as const };
+      const [real] = tracer.add("Cast", [x!], { dtype: "float32" }, [spec]);
+      return tracer.add(op, [real!], plain(attrs), [spec]);
+    },
+  };
+}
+
 function broadcast(a: Shape, b: Shape): number[] {
   return tf.broadcast_util.assertAndGetBroadcastShape([...a], [...b]);
 }
@@ -245,14 +257,14 @@ const elementwise: { readonly [op: string]: KernelRule } = Object.fromEntries([
     "Elu",
     "LeakyRelu",
     "Step",
-  ].map((op) => [op, single(op, ["x"], sameFloat)]),
+    "Selu",
+  ].map((op) => [op, floating(op)]),
   ...["LogicalNot", "IsNan", "IsInf", "IsFinite"].map((op) => [op, single(op, ["x"], sameBool)]),
   ...[
     "Add",
     "Sub",
     "Multiply",
     "RealDiv",
-    "FloorDiv",
     "Maximum",
     "Minimum",
     "Pow",
@@ -272,6 +284,16 @@ const elementwise: { readonly [op: string]: KernelRule } = Object.fromEntries([
 ]);
 
 const shapes: { readonly [op: string]: KernelRule } = {
+  // TensorFlow.js calls a floor division's result int32 whatever it divides.
+  FloorDiv: single("FloorDiv", ["a", "b"], ([a, b]) => ({
+    shape: broadcast(a!.shape, b!.shape),
+    dtype: "int32",
+  })),
+  EluGrad: single("EluGrad", ["dy", "y"], same),
+  Prelu: single("Prelu", ["x", "alpha"], ([x, alpha]) => ({
+    shape: broadcast(x!.shape, alpha!.shape),
+    dtype: "float32",
+  })),
   Cast: single("Cast", ["x"], ([x], attrs) => ({
     shape: x!.shape,
     dtype: attrs["dtype"] as DType,

@@ -46,14 +46,18 @@ function scalarLike(lowering: Lowering, node: GraphNode, value: number): string 
     : lowering.g.scalar(value);
 }
 
-/** x · floor-division in float64 for int32, where ONNX Div would truncate. */
+function isSmall(g: Lowering["g"], x: string): string {
+  return g.op("Less", [g.op("Abs", [x]), g.scalar(0.5)]);
+}
+
+/** floor(a / b), by float64 for int32, where ONNX Div would truncate. */
 function floorDiv(lowering: Lowering, [a, b]: readonly string[], node: GraphNode): string {
   const { g } = lowering;
-  if (node.outputs[0]!.dtype !== "int32") {
+  if (node.inputs[0]!.dtype !== "int32") {
     return g.op("Floor", [g.op("Div", [a!, b!])]);
   }
   const wide = [a!, b!].map((x) => g.op("Cast", [x], { to: 11 }));
-  return g.op("Cast", [g.op("Floor", [g.op("Div", wide)])], { to: ELEMENT_TYPES.int32 });
+  return g.op("Floor", [g.op("Div", wide)]);
 }
 
 export const elementwiseRules: { readonly [op: string]: Rule } = {
@@ -83,14 +87,30 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
   ),
   Square: pointwise(({ g }, [x]) => g.op("Mul", [x!, x!])),
   Rsqrt: pointwise(({ g }, [x]) => g.op("Reciprocal", [g.op("Sqrt", [x!])])),
-  Relu6: pointwise(({ g }, [x]) => g.op("Clip", [x!, g.scalar(0), g.scalar(6)])),
-  // log(1 + x) = 2 artanh(x / (2 + x)) and exp(x) - 1 = 2 t / (1 - t), t = tanh(x / 2): exact near 0.
-  Log1p: pointwise(({ g }, [x]) =>
-    g.op("Mul", [g.op("Atanh", [g.op("Div", [x!, g.op("Add", [x!, g.scalar(2)])])]), g.scalar(2)]),
+  Relu6: pointwise((lowering, [x], node) =>
+    lowering.g.op("Clip", [x!, scalarLike(lowering, node, 0), scalarLike(lowering, node, 6)]),
   ),
+  // Near 0, log(1 + x) = 2 artanh(x / (2 + x)) and exp(x) - 1 = 2 t / (1 - t), t = tanh(x / 2).
+  Log1p: pointwise(({ g }, [x]) => {
+    const ratio = g.op("Div", [x!, g.op("Add", [x!, g.scalar(2)])]);
+    const near = g.op("Mul", [g.op("Atanh", [ratio]), g.scalar(2)]);
+    const far = g.op("Log", [g.op("Add", [x!, g.scalar(1)])]);
+    return g.op("Where", [isSmall(g, x!), near, far]);
+  }),
   Expm1: pointwise(({ g }, [x]) => {
     const t = g.op("Tanh", [g.op("Mul", [x!, g.scalar(0.5)])]);
-    return g.op("Div", [g.op("Mul", [t, g.scalar(2)]), g.op("Sub", [g.scalar(1), t])]);
+    const near = g.op("Div", [g.op("Mul", [t, g.scalar(2)]), g.op("Sub", [g.scalar(1), t])]);
+    const far = g.op("Sub", [g.op("Exp", [x!]), g.scalar(1)]);
+    return g.op("Where", [isSmall(g, x!), near, far]);
+  }),
+  Selu: pointwise(({ g }, [x]) => g.op("Selu", [x!])),
+  Prelu: pointwise(({ g }, [x, alpha]) =>
+    g.op("Where", [g.op("Less", [x!, g.scalar(0)]), g.op("Mul", [x!, alpha!]), x!]),
+  ),
+  // By the result y of elu: 1 where y >= 0, y + 1 elsewhere.
+  EluGrad: pointwise(({ g }, [dy, y]) => {
+    const slope = g.op("Add", [g.op("Min", [y!, g.scalar(0)]), g.scalar(1)]);
+    return g.op("Mul", [dy!, slope]);
   }),
   LeakyRelu: pointwise(({ g }, [x], node) =>
     g.op("LeakyRelu", [x!], { alpha: { float: node.attrs["alpha"] as number } }),
@@ -122,7 +142,9 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
   Pow: named("Pow"),
   Maximum: named("Max"),
   Minimum: named("Min"),
-  FloorDiv: pointwise(floorDiv),
+  FloorDiv: pointwise((lowering, inputs, node) =>
+    lowering.g.op("Cast", [floorDiv(lowering, inputs, node)], { to: ELEMENT_TYPES.int32 }),
+  ),
   // The remainder has the divisor's sign, as in TensorFlow.
   Mod: pointwise((lowering, [a, b], node) => {
     const { g } = lowering;

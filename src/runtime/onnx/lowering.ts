@@ -51,7 +51,8 @@ export class Lowering {
       return known;
     }
     if (!names) {
-      return this.#literal(value);
+      const name = this.#literal(value);
+      return value.node.op === "Constant" && wanted === "first" ? this.get(value, layout) : name;
     }
     const rank = value.shape.length;
     const name =
