@@ -54,7 +54,7 @@ export interface ClipBatch {
  * function is compiled once for each shape. The next batch loads while the caller works on this one.
  */
 export class ClipStream {
-  readonly #hash = createHash("sha256");
+  #hash = createHash("sha256");
 
   constructor(
     readonly dataset: Dataset,
@@ -64,6 +64,7 @@ export class ClipStream {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<ClipBatch> {
     const { dataset, indices, batch } = this;
+    this.#hash = createHash("sha256");
     let next = indices.length > 0 ? loadBatch(dataset, indices, 0, batch) : undefined;
     for (let from = 0; from < indices.length; from += batch) {
       const loaded = await next!;
@@ -79,7 +80,7 @@ export class ClipStream {
   }
 
   /**
-   * 16 hex digits of the SHA-256 of all pixels given out. It stands in the protocol: scores are of
+   * 16 hex digits of the SHA-256 of all pixels of the pass, once it has ended. It stands in the protocol: scores are of
    * one protocol only when they judge the very same clips, wherever the files lie.
    */
   digest(): string {

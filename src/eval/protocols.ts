@@ -17,49 +17,52 @@ export interface ProtocolInfo {
   readonly fixed: { readonly [choice: string]: unknown };
 }
 
-const pixelChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap } as const;
+/** What a score's `std` is. */
+const spread = "standard error over clips";
+const psnrChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap, spread } as const;
+const ssimChoices = { range: "0..255", spread } as const;
 
 export const protocols = {
   "psnr:per-frame": {
     measures: "PSNR of each frame, averaged over frames, then over clips (MAGVIT, VidTok).",
-    fixed: { ...pixelChoices, average: "dB over frames, then over clips" },
+    fixed: { ...psnrChoices, average: "dB over frames, then over clips" },
   },
   "psnr:pooled": {
     measures:
       "PSNR of one mean squared error over all frames of a clip, averaged over clips (LARP, BSQ-ViT, TokenBench).",
-    fixed: { ...pixelChoices, average: "squared error over the clip, then dB over clips" },
+    fixed: { ...psnrChoices, average: "squared error over the clip, then dB over clips" },
   },
   "ssim:gaussian-valid": {
     measures: "SSIM with an 11-tap Gaussian window, no padding, per channel (tf.image.ssim).",
-    fixed: { range: "0..255", ...ssimConventions["gaussian-valid"] },
+    fixed: { ...ssimChoices, ...ssimConventions["gaussian-valid"] },
   },
   "ssim:skimage7": {
     measures: "SSIM with scikit-image's default 7 x 7 uniform window (TokenBench).",
-    fixed: { range: "0..255", ...ssimConventions.skimage7 },
+    fixed: { ...ssimChoices, ...ssimConventions.skimage7 },
   },
   "ssim:magvit-gray": {
     measures: "SSIM of gray frames with clamped moments (MAGVIT).",
-    fixed: { range: "0..255", ...ssimConventions["magvit-gray"] },
+    fixed: { ...ssimChoices, ...ssimConventions["magvit-gray"] },
   },
   "ssim:torchmetrics": {
     measures: "SSIM over the full map of reflect-padded frames (torchmetrics).",
-    fixed: { range: "0..255", ...ssimConventions.torchmetrics },
+    fixed: { ...ssimChoices, ...ssimConventions.torchmetrics },
   },
   "ms-ssim:pytorch": {
     measures: "Multi-scale SSIM of five scales as pytorch_msssim computes it.",
-    fixed: { range: "0..255", ...msSsimConventions.pytorch },
+    fixed: { ...ssimChoices, ...msSsimConventions.pytorch },
   },
   "ms-ssim:tf": {
     measures: "Multi-scale SSIM of five scales as tf.image.ssim_multiscale computes it.",
-    fixed: { range: "0..255", ...msSsimConventions.tf },
+    fixed: { ...ssimChoices, ...msSsimConventions.tf },
   },
   "ms-ssim:floor": {
     measures: "Multi-scale SSIM of five scales on plain 2 x 2 pooling.",
-    fixed: { range: "0..255", ...msSsimConventions.floor },
+    fixed: { ...ssimChoices, ...msSsimConventions.floor },
   },
   "ms-ssim:torchmetrics": {
     measures: "Multi-scale SSIM of five scales as torchmetrics computes it.",
-    fixed: { range: "0..255", ...msSsimConventions.torchmetrics },
+    fixed: { ...ssimChoices, ...msSsimConventions.torchmetrics },
   },
   "codebook:dataset": {
     measures:
@@ -123,6 +126,7 @@ export const protocols = {
     fixed: {
       features: "quantized codes, mean over cells, frames concatenated, plus temporal differences",
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+      spread,
       l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
     },
   },
@@ -132,6 +136,7 @@ export const protocols = {
     fixed: {
       features: "histograms of sub-ids over cells, frames concatenated, plus temporal differences",
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+      spread,
       l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
     },
   },

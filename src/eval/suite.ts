@@ -29,7 +29,7 @@ export interface Score {
   readonly protocolHash: string;
   /** The number of clips, tokens or samples behind the value, as the protocol counts them. */
   readonly n: number;
-  /** Standard error or deviation over repeats, where the protocol has repeats. */
+  /** Standard error over clips, or deviation over repeats: the protocol's `spread` says which. */
   readonly std?: number;
 }
 

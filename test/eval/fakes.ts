@@ -1,52 +1,16 @@
-/** @file A device that runs functions as they are, and a tokenizer simple enough to know its results. */
+/** @file A context of suites on the reference device, and a tokenizer simple enough to know its results. */
 
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
-import "@tensorflow/tfjs-backend-cpu";
 import type { Dataset } from "../../src/data/dataset.ts";
 import { datasetSchema, openDataset } from "../../src/data/registry.ts";
 import type { EvalContext } from "../../src/eval/suite.ts";
 import { Scope } from "../../src/models/scope.ts";
 import type { Objective } from "../../src/objectives/objective.ts";
-import type { Device } from "../../src/runtime/device.ts";
-import type { HostTensor, HostTensors } from "../../src/runtime/tensors.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
 import type { Tokenizer } from "../../src/tokenizers/tokenizer.ts";
-
-/** TensorFlow.js's own CPU backend, one operation at a time. */
-export async function eagerDevice(): Promise<Device> {
-  await tf.setBackend("cpu");
-  return {
-    type: "eager",
-    info: { type: "eager", description: "tfjs cpu" },
-    activate: () => undefined,
-    dispose: () => undefined,
-    compile(name, fn) {
-      const run = async (inputs: HostTensors): Promise<HostTensors> => {
-        await Promise.resolve();
-        const outputs: { [key: string]: HostTensor } = {};
-        tf.tidy(() => {
-          const tensors = Object.entries(inputs).map(([key, { data, shape, dtype }]) => [
-            key,
-            dtype === "uint8"
-              ? tf.tensor(Int32Array.from(data), [...shape], "int32")
-              : tf.tensor(data, [...shape], dtype),
-          ]);
-          for (const [key, tensor] of Object.entries(fn(Object.fromEntries(tensors)))) {
-            outputs[key] = {
-              dtype: tensor.dtype as "float32" | "int32",
-              shape: tensor.shape,
-              data: tensor.dataSync() as Float32Array | Int32Array,
-            };
-          }
-        });
-        return outputs;
-      };
-      return Object.defineProperty(run, "name", { value: name });
-    },
-  };
-}
 
 /** Each 4 x 4 block of a frame becomes its mean colour, each channel in one of `levels` steps. */
 export function blockTokenizer(frames: number, side: number, levels: number): Tokenizer {
@@ -109,7 +73,7 @@ export function shapes(
 
 /** A context over moving-shapes clips of 5 x 16 x 16, batches of 10. */
 export async function context(overrides: Partial<EvalContext> = {}): Promise<EvalContext> {
-  const device = await eagerDevice();
+  const device = await openDevice({ type: "reference" });
   let dir: string | undefined;
   return {
     device,

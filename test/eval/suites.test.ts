@@ -230,15 +230,15 @@ describe("rate under a causal transformer", () => {
 describe("probe", () => {
   it("reads motion off simple codes, and nothing off one fixed code", async () => {
     const ctx = await context({
-      dataset: (split) => shapes(split, { size: 720, validation_size: 240 }),
+      dataset: (split) => shapes(split, { size: 480, validation_size: 120 }),
     });
     const config = {
       type: "probe",
       seed: 0,
       features: "codes",
       cells: 4,
-      train_clips: 720,
-      clips: 240,
+      train_clips: 480,
+      clips: 120,
     } satisfies SuiteConfig;
     const list = await scores(config, "probe", ctx);
     expect(value(list, "probe/chance")).toBeCloseTo(100 / 12, 9);
