@@ -267,6 +267,12 @@ export function classNames(candidates: readonly Candidate[]): string[] {
     : names.sort(byCodeUnits);
 }
 
+/** A number in [0, 1) that a file's name decides, the same on every machine. */
+export function nameHash(name: string): number {
+  const digest = createHash("sha256").update(name.normalize("NFC")).digest();
+  return digest.readUIntBE(0, 6) / 2 ** 48;
+}
+
 /**
  * The validation files by the hash of their names: adding files moves no other file between the
  * splits. A split that would be empty is given the file whose hash is nearest to it.
@@ -274,10 +280,7 @@ export function classNames(candidates: readonly Candidate[]): string[] {
  */
 export function hashSplit(names: readonly string[], fraction: number): Set<string> {
   const ranked = names
-    .map((name) => {
-      const digest = createHash("sha256").update(name.normalize("NFC")).digest();
-      return { name, at: digest.readUIntBE(0, 6) / 2 ** 48 };
-    })
+    .map((name) => ({ name, at: nameHash(name) }))
     .sort((a, b) => a.at - b.at || byCodeUnits(a.name, b.name));
   const chosen = ranked.filter(({ at }) => at < fraction).length;
   const count = Math.min(Math.max(chosen, 1), Math.max(1, ranked.length - 1));

@@ -16,7 +16,14 @@ import { type Dataset, type Sample, SampleError } from "./dataset.ts";
 import type { ClipTask } from "./decode.ts";
 import { frameAt, type Probe, timeOf } from "./probe.ts";
 import { soundLength } from "./shapes/sound.ts";
-import { classNames, type Found, findInFolder, findInList, hashSplit } from "./video-files.ts";
+import {
+  classNames,
+  type Found,
+  findInFolder,
+  findInList,
+  hashSplit,
+  nameHash,
+} from "./video-files.ts";
 import { lookInto, makeRunner, type Video } from "./video-probing.ts";
 import { warnOnce } from "./warnings.ts";
 
@@ -146,7 +153,7 @@ export async function open(
     const { videos, skipped } = await lookInto(config, found, runner, (probe) =>
       tooShort(config, probe),
     );
-    const mine = choose(config, found, videos, split);
+    const mine = mixed(choose(config, found, videos, split));
     const classes = classNames(found.candidates);
     const count = mine.length * config.clips_per_video;
     const clipRate = (fps ?? medianRate(mine)) / stride;
@@ -254,6 +261,15 @@ function choose(
     config.validation_fraction,
   );
   return videos.filter((video) => held.has(video.name) === (split === "validation"));
+}
+
+/**
+ * The files in the order of their names' hashes: the first so many are then a fair sample of all,
+ * which they are not when classes follow each other.
+ */
+function mixed(videos: readonly Video[]): Video[] {
+  const keyed = videos.map((video) => ({ video, at: nameHash(`order/${video.name}`) }));
+  return keyed.sort((a, b) => a.at - b.at).map(({ video }) => video);
 }
 
 function medianRate(videos: readonly Video[]): number {
