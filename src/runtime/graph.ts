@@ -147,7 +147,11 @@ export class GraphTracer {
       case "Tile":
       case "Slice":
       case "PadV2":
-        if (sameShape(a!.shape, spec.shape)) {
+        // A slice with negative steps may keep the shape and reverse the values.
+        if (
+          sameShape(a!.shape, spec.shape) &&
+          !(attrs["steps"] as number[] | undefined)?.some((step) => step < 0)
+        ) {
           return a;
         }
         return a!.node.op === "Fill" && (op !== "PadV2" || attrs["constantValue"] === splat(a!))

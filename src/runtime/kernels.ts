@@ -35,14 +35,17 @@ const same: Infer = ([x]) => ({ shape: x!.shape, dtype: x!.dtype });
 const sameFloat: Infer = ([x]) => ({ shape: x!.shape, dtype: "float32" });
 const sameBool: Infer = ([x]) => ({ shape: x!.shape, dtype: "bool" });
 
+function toFloat(tracer: GraphTracer, x: Value): Value {
+  return tracer.add("Cast", [x], { dtype: "float32" }, [{ shape: x.shape, dtype: "float32" }])[0]!;
+}
+
 /** A function of real numbers: integers become float32 first. */
 function floating(op: string): KernelRule {
   return {
     inputs: ["x"],
     trace: (tracer, [x], attrs) => {
       const spec = { shape: x!.shape, dtype: "float32" as const };
-      const [real] = tracer.add("Cast", [x!], { dtype: "float32" }, [spec]);
-      return tracer.add(op, [real!], plain(attrs), [spec]);
+      return tracer.add(op, [toFloat(tracer, x!)], plain(attrs), [spec]);
     },
   };
 }
@@ -82,7 +85,8 @@ function reduction(op: string, key: "axis" | "reductionIndices", dtype?: DType):
       const axes = axesOf(attrs[key] ?? attrs["axis"], x!.shape.length);
       const keepDims = Boolean(attrs["keepDims"]);
       const shape = reduced(x!.shape, axes, keepDims);
-      return tracer.add(op, [x!], { axes, keepDims }, [{ shape, dtype: dtype ?? x!.dtype }]);
+      const operand = dtype === "float32" ? toFloat(tracer, x!) : x!;
+      return tracer.add(op, [operand], { axes, keepDims }, [{ shape, dtype: dtype ?? x!.dtype }]);
     },
   };
 }
@@ -479,10 +483,16 @@ const shapes: { readonly [op: string]: KernelRule } = {
       ]);
     },
   },
-  UnsortedSegmentSum: single("UnsortedSegmentSum", ["x", "segmentIds"], ([x, ids], attrs) => ({
-    shape: [attrs["numSegments"] as number, ...x!.shape.slice(ids!.shape.length)],
-    dtype: x!.dtype,
-  })),
+  UnsortedSegmentSum: {
+    inputs: ["x", "segmentIds"],
+    trace: (tracer, [x, ids], attrs) => {
+      const numSegments = attrs["numSegments"] as number;
+      const shape = [numSegments, ...x!.shape.slice(ids!.shape.length)];
+      return tracer.add("UnsortedSegmentSum", [toFloat(tracer, x!), ids!], { numSegments }, [
+        { shape, dtype: "float32" }, // also of integers, as in TensorFlow.js
+      ]);
+    },
+  },
 };
 
 const reductions: { readonly [op: string]: KernelRule } = {
@@ -537,6 +547,19 @@ const products: { readonly [op: string]: KernelRule } = {
       return tracer.add("BatchMatMul", [a!, b!], { transposeA, transposeB }, [
         { shape: [...batch, rows, columns], dtype: "float32" },
       ]);
+    },
+  },
+  Einsum: {
+    inputs: "list",
+    trace: (tracer, values, attrs) => {
+      const equation = (attrs["equation"] as string).replaceAll(/\s/g, "");
+      const [terms, result] = equation.split("->") as [string, string];
+      const sides = new Map<string, number>();
+      terms.split(",").forEach((term, i) => {
+        [...term].forEach((letter, axis) => sides.set(letter, values[i]!.shape[axis]!));
+      });
+      const shape = [...result].map((letter) => sides.get(letter)!);
+      return tracer.add("Einsum", values, { equation }, [{ shape, dtype: "float32" }]);
     },
   },
   Conv3D: {
@@ -625,6 +648,16 @@ const own: { readonly [op: string]: KernelRule } = {
       return [addConvFilterGrad(tracer, x!, dy!, shape, { strides, pads })];
     },
   },
+  TesseraDepthToSpace3d: single("DepthToSpace3d", ["x"], ([x], attrs) => {
+    const [bt, bh, bw] = attrs["block"] as [number, number, number];
+    const [b, t, h, w, c] = x!.shape as [number, number, number, number, number];
+    return { shape: [b, t * bt, h * bh, w * bw, c / (bt * bh * bw)], dtype: x!.dtype };
+  }),
+  TesseraSpaceToDepth3d: single("SpaceToDepth3d", ["x"], ([x], attrs) => {
+    const [bt, bh, bw] = attrs["block"] as [number, number, number];
+    const [b, t, h, w, c] = x!.shape as [number, number, number, number, number];
+    return { shape: [b, t / bt, h / bh, w / bw, c * bt * bh * bw], dtype: x!.dtype };
+  }),
   TesseraGroupNorm: single("GroupNorm", ["x", "scale", "shift"], same),
   TesseraGroupNormGrad: {
     inputs: ["x", "scale", "shift", "dy"],

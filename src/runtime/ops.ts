@@ -212,6 +212,9 @@ export type Block = readonly [number, number, number];
  * @returns [B, T/bt, H/bh, W/bw, bt·bh·bw·C]
  */
 export function spaceToDepth3d(x: tf.Tensor5D, [bt, bh, bw]: Block): tf.Tensor5D {
+  if (activeTracer()) {
+    return runKernel("TesseraSpaceToDepth3d", { x }, { block: [bt, bh, bw] }) as tf.Tensor5D;
+  }
   const [b, t, h, w, c] = x.shape;
   const split = tf.reshape(x, [b, t / bt, bt, h / bh, bh, (w / bw) * bw * c]);
   // tf.transpose handles up to rank 6, so the width axis is split in a step of its own.
@@ -223,6 +226,9 @@ export function spaceToDepth3d(x: tf.Tensor5D, [bt, bh, bw]: Block): tf.Tensor5D
 
 /** The inverse of `spaceToDepth3d`: [B, T, H, W, bt·bh·bw·C] to [B, T·bt, H·bh, W·bw, C]. */
 export function depthToSpace3d(x: tf.Tensor5D, [bt, bh, bw]: Block): tf.Tensor5D {
+  if (activeTracer()) {
+    return runKernel("TesseraDepthToSpace3d", { x }, { block: [bt, bh, bw] }) as tf.Tensor5D;
+  }
   const [b, t, h, w, channels] = x.shape;
   const c = channels / (bt * bh * bw);
   const columns = tf.reshape(x, [b * t * h, w, bt * bh, bw * c]);

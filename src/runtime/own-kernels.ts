@@ -63,6 +63,13 @@ for (const activation of ["TesseraSilu", "TesseraGelu"]) {
   }));
 }
 
+gradient("TesseraDepthToSpace3d", [], (dy, _saved, attrs) => ({
+  x: () => runKernel("TesseraSpaceToDepth3d", { x: dy }, attrs),
+}));
+gradient("TesseraSpaceToDepth3d", [], (dy, _saved, attrs) => ({
+  x: () => runKernel("TesseraDepthToSpace3d", { x: dy }, attrs),
+}));
+
 gradient("TesseraSoftmaxCrossEntropy", ["logits", "labels"], (dy, [logits, labels], attrs) => ({
   logits: () =>
     runKernel("TesseraSoftmaxCrossEntropyGrad", { logits: logits!, labels: labels!, dy }, attrs),

@@ -67,15 +67,13 @@ export function cookToom(m: number, r: number): Bilinear {
   };
 }
 
-/** A convolution over `frames` with padding as matrices from and to whole clips. */
+/** A convolution over the frames of whole clips, padding and tiles included. */
 export interface TemporalPlan {
   readonly tiles: number;
   readonly products: number;
-  /** For each product, [tiles × frames] row-major. */
-  readonly input: readonly Float32Array[];
-  /** For each product, [tiles × outputs] row-major: the transpose of what gives the outputs. */
-  readonly outputTransposed: readonly Float32Array[];
-  /** [outputs × products·tiles] row-major. */
+  /** [tiles·products × frames] row-major. */
+  readonly input: Float32Array;
+  /** [outputs × tiles·products] row-major. */
   readonly output: Float32Array;
   /** [products × taps] row-major. */
   readonly filter: Float32Array;
@@ -105,32 +103,27 @@ export function temporalPlan(
   const m = bestTile(outputs, taps);
   const { products, output, filter, input } = cookToom(m, taps);
   const tiles = Math.ceil(outputs / m);
-  const inputs = Array.from({ length: products }, () => new Float32Array(tiles * frames));
-  const transposed = Array.from({ length: products }, () => new Float32Array(tiles * outputs));
-  const whole = new Float32Array(outputs * products * tiles);
-  for (let f = 0; f < products; f++) {
-    for (let tile = 0; tile < tiles; tile++) {
+  const mixIn = new Float32Array(tiles * products * frames);
+  const mixOut = new Float32Array(outputs * tiles * products);
+  for (let tile = 0; tile < tiles; tile++) {
+    for (let f = 0; f < products; f++) {
+      const row = tile * products + f;
       for (let j = 0; j < products; j++) {
         const frame = tile * m + j - before;
         if (frame >= 0 && frame < frames) {
-          inputs[f]![tile * frames + frame] = input[f]![j]!;
+          mixIn[row * frames + frame] = input[f]![j]!;
         }
       }
-      for (let j = 0; j < m; j++) {
-        const frame = tile * m + j;
-        if (frame < outputs) {
-          transposed[f]![tile * outputs + frame] = output[j]![f]!;
-          whole[frame * products * tiles + f * tiles + tile] = output[j]![f]!;
-        }
+      for (let j = 0; j < m && tile * m + j < outputs; j++) {
+        mixOut[(tile * m + j) * tiles * products + row] = output[j]![f]!;
       }
     }
   }
   return {
     tiles,
     products,
-    input: inputs,
-    outputTransposed: transposed,
-    output: whole,
+    input: mixIn,
+    output: mixOut,
     filter: Float32Array.from(filter.flat()),
   };
 }

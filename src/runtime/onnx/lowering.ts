@@ -122,7 +122,9 @@ export class Lowering {
   }
 
   reshape(name: string, shape: Shape): string {
-    return this.g.op("Reshape", [name, this.g.ints(shape)]);
+    // Without "allowzero" a side of 0 would copy the operand's.
+    const attributes = shape.includes(0) ? { allowzero: 1 } : {};
+    return this.g.op("Reshape", [name, this.g.ints(shape)], attributes);
   }
 
   transpose(name: string, perm: readonly number[]): string {

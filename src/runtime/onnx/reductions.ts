@@ -114,6 +114,11 @@ export const reductionRules: { readonly [op: string]: Rule } = {
   Softmax: lastAxis("Softmax"),
   LogSoftmax: lastAxis("LogSoftmax"),
   BatchMatMul: matMul,
+  Einsum: (lowering, node) => {
+    const equation = node.attrs["equation"] as string;
+    const names = node.inputs.map((v) => lowering.full(v));
+    lowering.set(node.outputs[0]!, lowering.g.op("Einsum", names, { equation }));
+  },
 
   Cumsum: (lowering, node) => {
     const { g } = lowering;

@@ -134,7 +134,9 @@ export const shapingRules: { readonly [op: string]: Rule } = {
       onValue: number;
       offValue: number;
     };
-    lowering.set(y, oneHot(lowering, lowering.full(x), depth, [offValue, onValue], y.dtype));
+    const ids = x.shape.length === 0 ? lowering.reshape(lowering.full(x), [1]) : lowering.full(x);
+    const hot = oneHot(lowering, ids, depth, [offValue, onValue], y.dtype);
+    lowering.set(y, x.shape.length === 0 ? lowering.reshape(hot, y.shape) : hot);
   },
 
   // Rows added by segment, as a product with the one-hot matrix where that is small: it is parallel
@@ -148,7 +150,7 @@ export const shapingRules: { readonly [op: string]: Rule } = {
     const width = sizeOf(x!.shape) / rows;
     const flat = lowering.reshape(lowering.full(x!), [rows, width]);
     const flatIds = lowering.reshape(lowering.full(ids!), [rows]);
-    if (rows * segments <= 1 << 24 && y!.dtype === "float32") {
+    if (rows * segments <= 1 << 24) {
       const hot = oneHot(lowering, flatIds, segments, [0, 1], "float32"); // [rows, segments]
       const sums = g.op("Microsoft:FusedMatMul", [hot, flat], { transA: 1 });
       lowering.set(y!, lowering.reshape(sums, y!.shape));
