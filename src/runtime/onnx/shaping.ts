@@ -147,7 +147,7 @@ export const shapingRules: { readonly [op: string]: Rule } = {
     const [y] = node.outputs;
     const segments = node.attrs["numSegments"] as number;
     const rows = sizeOf(ids!.shape);
-    const width = sizeOf(x!.shape) / rows;
+    const width = sizeOf(x!.shape.slice(ids!.shape.length));
     const flat = lowering.reshape(lowering.full(x!), [rows, width]);
     const flatIds = lowering.reshape(lowering.full(ids!), [rows]);
     if (rows * segments <= 1 << 24) {
@@ -192,11 +192,14 @@ export function oneHot(
   dtype: "float32" | "int32" | "bool",
 ): string {
   const { g } = lowering;
+  // ONNX counts negative ids from the end; in TensorFlow.js they are no class.
+  const negative = g.op("Less", [ids, g.constant("int32", [], Int32Array.of(0))]);
+  const classes = g.op("Where", [negative, g.constant("int32", [], Int32Array.of(depth)), ids]);
   // ONNX Runtime has OneHot for int32 ids with an int32 depth and float32 values only.
   const hot = g.op(
     "OneHot",
     [
-      ids,
+      classes,
       g.constant("int32", [1], Int32Array.of(depth)),
       g.constant("float32", [2], literalValues("float32", values)),
     ],
