@@ -276,11 +276,19 @@ function conv2dFilterGrad(
   const target = lowering.once(`rows ${dy.name}`, () =>
     lowering.reshape(inFront(dy), [groups, dy.c, rows]),
   );
+  if (
+    strides[0] === 1 &&
+    strides[1] === 1 &&
+    dy.h === x.h &&
+    dy.w === x.w &&
+    kh * kw > 1 &&
+    x.c >= 16
+  ) {
+    return shiftedProducts(lowering, inFront(x), target, { x, dy, groups, kh, kw, pads });
+  }
   const around = [0, 0, 0, pads[0][0], pads[1][0], 0, 0, 0, pads[0][1], pads[1][1]];
-  const source = lowering.once(`padded rows ${x.name} ${around.join()}`, () => {
-    const channels = inFront(x); // [groups, ci, n, h, w]
-    return around.some((p) => p > 0) ? g.op("Pad", [channels, g.ints(around)]) : channels;
-  });
+  const channels = inFront(x); // [groups, ci, n, h, w]
+  const source = around.some((p) => p > 0) ? g.op("Pad", [channels, g.ints(around)]) : channels;
   const spanH = (dy.h - 1) * strides[0] + 1;
   const spanW = (dy.w - 1) * strides[1] + 1;
   const cut = (
@@ -322,6 +330,58 @@ function conv2dFilterGrad(
         taps.map((tap) => times(tap, 1)),
         { axis: 1 },
       );
+}
+
+/**
+ * The filter gradient where the sides do not change: columns are shifted in x and rows, the other way,
+ * in dy, so that kw + kh shifted copies make all kh·kw taps.
+ */
+function shiftedProducts(
+  lowering: Lowering,
+  source: string,
+  target: string,
+  at: {
+    x: Images;
+    dy: Images;
+    groups: number;
+    kh: number;
+    kw: number;
+    pads: readonly [Pads, Pads];
+  },
+): string {
+  const { g } = lowering;
+  const { x, dy, groups, kh, kw, pads } = at;
+  const { n, h, w } = x;
+  const rows = n * h * w;
+  /** Images moved by `offset` along an axis, zeros moving in. */
+  const shift = (name: string, c: number, axis: 3 | 4, offset: number) => {
+    if (offset === 0) {
+      return lowering.reshape(name, [groups, c, rows]);
+    }
+    const around = new Array<number>(10).fill(0);
+    around[axis] = offset;
+    around[axis + 5] = -offset;
+    const images = lowering.reshape(name, [groups, c, n, h, w]);
+    return lowering.reshape(g.op("Pad", [images, g.ints(around)]), [groups, c, rows]);
+  };
+  const range = (length: number) => Array.from({ length }, (_, i) => i);
+  const columns = lowering.once(`columns ${x.name} ${kw} ${pads[1].join()}`, () =>
+    range(kw).map((j) => shift(source, x.c, 4, pads[1][0] - j)),
+  );
+  const lines = lowering.once(`lines ${dy.name} ${kh} ${pads[0].join()}`, () =>
+    range(kh).map((i) => shift(target, dy.c, 3, i - pads[0][0])),
+  );
+  const taps = lines.flatMap((line) =>
+    columns.map((column) =>
+      lowering.reshape(g.op("Microsoft:FusedMatMul", [column, line], { transB: 1 }), [
+        groups,
+        1,
+        x.c,
+        dy.c,
+      ]),
+    ),
+  );
+  return g.op("Concat", taps, { axis: 1 });
 }
 
 /** One 3D convolution as a grouped 2D one; see the file comment. */
@@ -373,7 +433,10 @@ function formOf(lowering: Lowering, input: Shape, filter: Shape, attrs: ConvAttr
     } as const,
     taps: [first, end] as const,
   };
-  if (lowering.differentiated && strides[0] === 1 && kt === 3 && span === 3 && outputs >= 3) {
+  // Transforming the filter costs as much as convolving a thousand positions or so.
+  const positions = sizeOf([batch, ...sides]);
+  const worth = strides[0] === 1 && kt === 3 && span === 3 && outputs >= 3 && positions >= 2048;
+  if (lowering.differentiated && worth) {
     const {
       tiles,
       products,

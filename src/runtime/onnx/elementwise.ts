@@ -1,7 +1,6 @@
 /** @file ONNX lowering of element-wise kernels, casts and choices. */
 
 import type { GraphNode, Value } from "../graph.ts";
-import { sizeOf } from "../tensors.ts";
 import { type Layout, type Lowering, permute, type Rule, shapeIn, toFirst } from "./lowering.ts";
 import { ELEMENT_TYPES } from "./model.ts";
 
@@ -30,7 +29,11 @@ function pointwise(emit: Emit): Rule {
     const layout = lowering.layoutOf(output!.shape, node.inputs);
     const names = node.inputs.map((v) => operand(lowering, v, output!.shape.length, layout));
     let name = emit(lowering, names, node);
-    if (node.inputs.every((v) => v.node.op === "Fill") && sizeOf(output!.shape) > 1) {
+    // Repeated values came as scalars: what they alone would have broadcast is expanded here.
+    const shapes = node.inputs.map((v) => (v.node.op === "Fill" ? v.shape.map(() => 1) : v.shape));
+    const side = (axis: number) => Math.max(...shapes.map((shape) => shape.at(axis) ?? 1));
+    const rank = output!.shape.length;
+    if (output!.shape.some((size, i) => size !== side(i - rank))) {
       name = lowering.g.op("Expand", [name, lowering.g.ints(shapeIn(layout, output!.shape))]);
     }
     lowering.set(output!, name, layout);
@@ -197,10 +200,13 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
   }),
 };
 
-/** dy · σ (1 + x (1 - σ)), written σ + s - σ s with s = silu(x). */
-export function siluGrad(g: Lowering["g"], x: string, dy: string): string {
+/**
+ * dy · σ (1 + x (1 - σ)), written s + σ (1 - s) with s = silu(x).
+ * @param s silu(x) where it exists already
+ */
+export function siluGrad(g: Lowering["g"], x: string, dy: string, s?: string): string {
   const sigma = g.op("Sigmoid", [x]);
-  const s = g.op("Mul", [x, sigma]);
-  const slope = g.op("Sub", [g.op("Add", [sigma, s]), g.op("Mul", [sigma, s])]);
+  const value = s ?? g.op("Mul", [x, sigma]);
+  const slope = g.op("Add", [value, g.op("Mul", [sigma, g.op("Sub", [g.scalar(1), value])])]);
   return g.op("Mul", [dy, slope]);
 }

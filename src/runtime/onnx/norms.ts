@@ -121,14 +121,17 @@ function statistics(lowering: Lowering, node: GraphNode, at: GroupView): GroupSt
   });
 }
 
+/** SiLU of a result, which the gradient uses again. */
+function silu(lowering: Lowering, name: string): string {
+  return lowering.once(`silu ${name}`, () =>
+    lowering.g.op("Microsoft:QuickGelu", [name], { alpha: { float: 1 } }),
+  );
+}
+
 const groupNorm: Rule = (lowering, node) => {
   const at = groupView(lowering, node.inputs[0]!);
   const { result } = statistics(lowering, node, at);
-  const name =
-    node.attrs["activation"] === "silu"
-      ? lowering.g.op("Microsoft:QuickGelu", [result], { alpha: { float: 1 } })
-      : result;
-  at.store(node.outputs[0]!, name);
+  at.store(node.outputs[0]!, node.attrs["activation"] === "silu" ? silu(lowering, result) : result);
 };
 
 /**
@@ -143,7 +146,7 @@ const groupNormGrad: Rule = (lowering, node) => {
   const [n, t, c, p] = at.view;
   const { centred, rstd, gain, result } = statistics(lowering, node, at);
   const given = at.load(dy!);
-  const du = activation === "silu" ? siluGrad(g, result, given) : given; // [N, T, C, P]
+  const du = activation === "silu" ? siluGrad(g, result, given, silu(lowering, result)) : given; // [N, T, C, P]
   const sums = lowering.reduce("ReduceSum", du, [3], true); // [N, T, C, 1]
   const products = lowering.reduce("ReduceSum", g.op("Mul", [du, centred]), [3], true);
   const scaleView = lowering.reshape(lowering.full(scale!), [1, 1, c, 1]);
