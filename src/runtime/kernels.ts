@@ -530,7 +530,6 @@ const reductions: { readonly [op: string]: KernelRule } = {
     },
   },
   Softmax: single("Softmax", ["logits"], sameFloat),
-  LogSoftmax: single("LogSoftmax", ["logits"], sameFloat),
 };
 
 const products: { readonly [op: string]: KernelRule } = {

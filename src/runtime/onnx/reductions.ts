@@ -112,7 +112,6 @@ export const reductionRules: { readonly [op: string]: Rule } = {
   ArgMax: argument("ArgMax"),
   ArgMin: argument("ArgMin"),
   Softmax: lastAxis("Softmax"),
-  LogSoftmax: lastAxis("LogSoftmax"),
   BatchMatMul: matMul,
   Einsum: (lowering, node) => {
     const equation = node.attrs["equation"] as string;

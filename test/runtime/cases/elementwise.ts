@@ -36,7 +36,7 @@ const unary: { readonly [name: string]: UnaryFamily } = {
   ClipByValue: { op: (x) => tf.clipByValue(x, -1, 2), integers: true },
   Identity: { op: tf.clone, integers: true },
   ZerosLike: { op: tf.zerosLike, integers: true },
-  OnesLike: { op: (x) => tf.onesLike(x), differentiable: false, integers: true },
+  OnesLike: { op: (x) => tf.onesLike(x), integers: true },
   Exp: { op: tf.exp, integers: true },
   // expm1 and log1p pass through tanh and atanh of float32: 2e-5 at the far ends.
   Expm1: { op: tf.expm1, tolerance: 2e-5 },

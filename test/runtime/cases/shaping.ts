@@ -111,6 +111,7 @@ export const shapingCases: readonly KernelCase[] = [
         "reflect",
       ),
     ],
+    gradients: ["image", "row"],
   },
   {
     name: "StridedSlice",

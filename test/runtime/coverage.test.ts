@@ -1,0 +1,92 @@
+/**
+ * @file The cases of this folder reach every kernel that can be compiled, its gradient where it has
+ * one, and every lowering rule: a kernel added without a case fails here.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { beforeAll, expect, test } from "vitest";
+import { liveNodes } from "../../src/runtime/graph.ts";
+import { KERNEL_RULES, type KernelRule } from "../../src/runtime/kernels.ts";
+import { ONNX_RULES, signature } from "../../src/runtime/onnx/device.ts";
+import { traceFunction } from "../../src/runtime/trace.ts";
+import { compositeCases } from "./cases/composite.ts";
+import { convolutionCases } from "./cases/convolution.ts";
+import { elementwiseCases } from "./cases/elementwise.ts";
+import { reductionAndProductCases } from "./cases/reductions.ts";
+import { shapingCases } from "./cases/shaping.ts";
+import { caseFunction, device } from "./harness.ts";
+
+const kernels = new Set<string>();
+const gradients = new Set<string>();
+const nodes = new Set<string>();
+
+/** Nodes that hold values and compute nothing. */
+const LEAVES = ["Input", "State", "Constant", "Fill"];
+
+/** Kernels whose gradient is registered and not compared, each with its reason. */
+const WITHOUT_GRADIENT: { readonly [kernel: string]: string } = {
+  Prod: "its gradient uses cumulative products, which have no compiled form",
+  OneHot: "its input is integers",
+  ...Object.fromEntries(
+    ["FloorDiv", "ArgMax", "ArgMin"].map((kernel) => [kernel, "its result is integers"]),
+  ),
+  ...Object.fromEntries(
+    ["All", "Any", "IsNan", "IsInf", "IsFinite", "GreaterEqual"].map((kernel) => [
+      kernel,
+      "its result is truth values",
+    ]),
+  ),
+};
+
+beforeAll(async () => {
+  await device("cpu");
+  const rules = KERNEL_RULES as { [kernel: string]: KernelRule };
+  for (const [kernel, rule] of Object.entries(rules)) {
+    rules[kernel] = {
+      ...rule,
+      trace: (...given) => {
+        kernels.add(kernel);
+        return rule.trace(...given);
+      },
+    };
+    const registered = tf.getGradient(kernel);
+    if (registered) {
+      const { gradFunc } = registered;
+      registered.gradFunc = (...given) => {
+        gradients.add(kernel);
+        return gradFunc(...given);
+      };
+    }
+  }
+  for (const kernelCase of [
+    ...elementwiseCases,
+    ...shapingCases,
+    ...reductionAndProductCases,
+    ...convolutionCases,
+    ...compositeCases,
+  ]) {
+    const inputs = signature(kernelCase.inputs);
+    const { graph } = traceFunction(kernelCase.name, caseFunction(kernelCase), inputs);
+    for (const node of liveNodes(graph)) {
+      nodes.add(node.op);
+    }
+  }
+});
+
+test("every kernel rule is reached by a case", () => {
+  expect(Object.keys(KERNEL_RULES).filter((kernel) => !kernels.has(kernel))).toEqual([]);
+});
+
+test("every kernel with a gradient is differentiated by a case", () => {
+  const missing = Object.keys(KERNEL_RULES).filter(
+    (kernel) => tf.getGradient(kernel) && !gradients.has(kernel),
+  );
+  expect(missing.filter((kernel) => !WITHOUT_GRADIENT[kernel])).toEqual([]);
+  expect(Object.keys(WITHOUT_GRADIENT).filter((kernel) => gradients.has(kernel))).toEqual([]);
+});
+
+test("every node that a kernel becomes has a lowering to ONNX, and every lowering is used", () => {
+  const lowered = Object.keys(ONNX_RULES);
+  expect([...nodes].filter((op) => !LEAVES.includes(op) && !ONNX_RULES[op])).toEqual([]);
+  expect(lowered.filter((op) => !nodes.has(op))).toEqual([]);
+});
