@@ -1,7 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
+import { openDevice } from "../../src/runtime/registry.ts";
 import { readMetrics } from "../../src/trainers/logging/metrics.ts";
 import { checkpointDir, trainStage } from "../../src/trainers/loop.ts";
 import { Interrupted } from "../../src/trainers/signals.ts";
@@ -27,6 +28,9 @@ async function train(task: Task, dir = temporaryFolder()) {
   await trainStage(run, task);
   return { dir, run };
 }
+
+// The tiny tasks' variables belong to the device that is active when they are made.
+beforeAll(async () => void (await openDevice({ type: "reference" })));
 
 describe("training loop", () => {
   test("learns, logs and validates", async () => {
@@ -101,6 +105,24 @@ describe("training loop", () => {
     await expect(train(tinyTask({}, { step: 3, value: 3e38 }))).rejects.toThrow(
       /first bad tensor is the metric "(loss|mae)"/,
     );
+  });
+
+  test.each([1, 2])("the compiled device does the same, %i micro-batches", async (accumulate) => {
+    const last = async (type: "cpu" | "reference") => {
+      const dir = temporaryFolder();
+      const run = await tinyRun(dir, type === "cpu" ? { type, threads: 1 } : { type });
+      await trainStage(run, tinyTask({ accumulate }));
+      return readMetrics(join(dir, "metrics.jsonl"));
+    };
+    const got = await last("cpu");
+    const want = await last("reference"); // and leaves the reference device active
+    expect(got).toHaveLength(want.length);
+    for (const [i, { stage, split, ...numbers }] of want.entries()) {
+      expect(got[i]).toMatchObject({ stage, split });
+      for (const [name, value] of Object.entries(numbers)) {
+        expect(got[i]![name]).toBeCloseTo(Number(value), 4);
+      }
+    }
   });
 
   test("leaves no tensors behind", async () => {

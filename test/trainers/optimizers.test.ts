@@ -1,13 +1,13 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { beforeAll, describe, expect, test } from "vitest";
 import { normal, Scope } from "../../src/models/scope.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
 import { MovingAverage } from "../../src/trainers/ema.ts";
 import { AdamW, type AdamWOptions, adamwScalars } from "../../src/trainers/optimizers.ts";
 import { getVariable, packParameters } from "../../src/trainers/packing.ts";
 import { emaDecay, learningRate } from "../../src/trainers/schedules.ts";
-import { eagerDevice } from "./support.ts";
 
-beforeAll(async () => void (await eagerDevice()));
+beforeAll(async () => void (await openDevice({ type: "reference" })));
 
 const options: AdamWOptions = {
   beta1: 0.9,

@@ -1,14 +1,14 @@
-/** @file An eager device and a tiny task, so that the loop is tested without any real model. */
+/** @file A tiny task, so that the loop is tested without any real model. */
 
-import "@tensorflow/tfjs-backend-cpu";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
 import { normal, Scope, zeros } from "../../src/models/scope.ts";
-import type { Device } from "../../src/runtime/device.ts";
+import type { DeviceConfig } from "../../src/runtime/registry.ts";
+import { openDevice } from "../../src/runtime/registry.ts";
 import { Random } from "../../src/runtime/random.ts";
-import { float32, type HostTensor } from "../../src/runtime/tensors.ts";
+import { float32 } from "../../src/runtime/tensors.ts";
 import type { RunContext } from "../../src/trainers/context.ts";
 import { Progress } from "../../src/trainers/logging/progress.ts";
 import type { StageOptions } from "../../src/trainers/options.ts";
@@ -17,47 +17,6 @@ import type { Task } from "../../src/trainers/step.ts";
 
 export function temporaryFolder(): string {
   return mkdtempSync(join(tmpdir(), "tessera-trainers-"));
-}
-
-function toTensor({ dtype, shape, data }: HostTensor): tf.Tensor {
-  return tf.tensor(data, [...shape], dtype === "uint8" ? "int32" : dtype);
-}
-
-/** Runs functions at once on TensorFlow.js's CPU backend. */
-export async function eagerDevice(): Promise<Device> {
-  await tf.setBackend("cpu");
-  return {
-    type: "eager",
-    info: { type: "eager", description: "eager test device" },
-    activate: () => undefined,
-    dispose: () => undefined,
-    compile: (name, fn) =>
-      Object.defineProperty(
-        async (inputs: { readonly [name: string]: HostTensor }) => {
-          const tensors = Object.fromEntries(
-            Object.entries(inputs).map(([key, { dtype, shape, data }]) => [
-              key,
-              toTensor({ dtype, shape, data }),
-            ]),
-          );
-          const outputs = tf.tidy(() => fn(tensors));
-          const host = Object.fromEntries(
-            Object.entries(outputs).map(([key, tensor]) => [
-              key,
-              {
-                dtype: tensor.dtype as "float32",
-                shape: [...tensor.shape],
-                data: tensor.dataSync<"float32">().slice(),
-              },
-            ]),
-          );
-          tf.dispose([outputs, tensors]);
-          return Promise.resolve(host);
-        },
-        "name",
-        { value: name },
-      ) as ReturnType<Device["compile"]>,
-  };
 }
 
 export const stageOptions: StageOptions = {
@@ -127,12 +86,15 @@ export function tinyTask(
 }
 
 /** A run without data sets. */
-export async function tinyRun(dir: string): Promise<RunContext & { warnings: string[] }> {
+export async function tinyRun(
+  dir: string,
+  device: DeviceConfig = { type: "reference" },
+): Promise<RunContext & { warnings: string[] }> {
   const warnings: string[] = [];
   return {
     dir,
     seed: 0,
-    device: await eagerDevice(),
+    device: await openDevice(device),
     progress: new Progress({ terminal: false, line: () => undefined }),
     stop: new StopRequest(),
     dataset: () => Promise.reject(new Error("this run has no data")),
