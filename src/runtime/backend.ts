@@ -149,6 +149,19 @@ class TesseraBackend extends tf.KernelBackend {
     this.#entries.clear();
   }
 
+  /**
+   * Give a variable a copy of its values where another tensor shares them (`v.assign(t)`, `tf.variable(t)`):
+   * a trace tells states apart by their tensors, and a step writes them in place.
+   */
+  detach(variable: tf.Variable): void {
+    const { values, shape, dtype, refCount } = this.entry(variable.dataId);
+    if (refCount > 1) {
+      const copy = tf.tensor(values!.slice(), shape, dtype as DType);
+      variable.assign(copy);
+      copy.dispose();
+    }
+  }
+
   /** The current and the next buffer of a variable's tensor; makes them the device's own. */
   takeState(dataId: object): { readonly current: Values; readonly next: Values } {
     const entry = this.entry(dataId);

@@ -48,8 +48,9 @@ export function eagerFunction(name: string, fn: Traceable): Compiled {
   return Object.defineProperty(call, "name", { value: name }) as Compiled;
 }
 
+/** A copy: a variable may keep the tensor, and the caller may reuse the array. */
 function toTensor({ dtype, shape, data }: HostTensor): tf.Tensor {
   return dtype === "uint8"
     ? tf.tensor(Int32Array.from(data), [...shape], "int32")
-    : tf.tensor(data, [...shape], dtype);
+    : tf.tensor(data.slice(), [...shape], dtype);
 }

@@ -39,6 +39,11 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
   }
   const tracer = new GraphTracer();
   const registered = (tf.engine().state as unknown as EngineState).registeredVariables;
+  for (const variable of Object.values(registered)) {
+    if (backend.has(variable.dataId)) {
+      backend.detach(variable); // each state is known by its variable's own tensor
+    }
+  }
   const before = new Map(Object.values(registered).map((variable) => [variable, variable.dataId]));
   const used: { variable: tf.Variable; value: Value }[] = [];
 

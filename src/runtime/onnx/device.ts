@@ -31,7 +31,8 @@ export const ONNX_RULES: { readonly [op: string]: Rule } = {
 
 interface Executable {
   readonly traced: Traced;
-  readonly session: ort.InferenceSession;
+  /** Absent where there is nothing to compute: no outputs and no new states. */
+  readonly session?: ort.InferenceSession;
 }
 
 export interface CpuOptions {
@@ -62,6 +63,10 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
     inputs: readonly InputSpec[],
   ): Promise<Executable> {
     const traced = traceFunction(name, fn, inputs);
+    const { outputs, states } = traced.graph;
+    if (outputs.length === 0 && states.every((state) => !state.next)) {
+      return { traced };
+    }
     const model = lowerGraph(traced.graph, ONNX_RULES, { blockSize });
     const session = await ort.InferenceSession.create(model, options);
     sessions.add(session);
@@ -139,6 +144,9 @@ function ortTensor(
 async function execute({ traced, session }: Executable, inputs: HostTensors): Promise<HostTensors> {
   const { graph, variables } = traced;
   const backend = tesseraBackend();
+  if (!session) {
+    return {};
+  }
   const feeds: { [name: string]: ort.Tensor } = {};
   const fetches: { [name: string]: ort.Tensor | null } = {};
   const present = new Set(session.inputNames);
@@ -149,6 +157,9 @@ async function execute({ traced, session }: Executable, inputs: HostTensors): Pr
     }
   });
   graph.states.forEach(({ value, next }, i) => {
+    if (next) {
+      backend.detach(variables[i]!);
+    }
     const { dataId } = variables[i]!;
     if (next) {
       const buffers = backend.takeState(dataId);
