@@ -6,7 +6,15 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { type Static, type TObject, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
-import { type CnnConfig, type CnnStyle, decoder, encoder, latentGrid } from "./cnn.ts";
+import {
+  checkCnn,
+  type CnnConfig,
+  type CnnStyle,
+  decoder,
+  encoder,
+  latentGrid,
+  type Problem,
+} from "./cnn.ts";
 import type { QuantizerConfig } from "./quantizers/registry.ts";
 import { buildQuantizer } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
@@ -29,9 +37,31 @@ export function lossProperties(defaults: { readonly l2_weight: number }) {
 
 export type LossConfig = Static<TObject<ReturnType<typeof lossProperties>>>;
 
-/** Puts a tokenizer together; its variables go to `scope`. The clips must fit (see `checkCnn`). */
+/** Everything a config of the family consists of. */
+export type AutoencoderConfig = CnnConfig &
+  LossConfig & { readonly type: string; readonly quantizer: QuantizerConfig };
+
+/** Mistakes that show only against other keys or the clips' shape. */
+export function checkAutoencoder(
+  config: AutoencoderConfig,
+  clip: ClipShape,
+  causal: boolean,
+): Problem[] {
+  const problems = checkCnn(config, clip, causal);
+  const { quantizer } = config;
+  if (quantizer.type === "vq" && quantizer.width % quantizer.groups !== 0) {
+    problems.push({
+      path: "quantizer.groups",
+      message: `${quantizer.groups} groups do not divide a width of ${quantizer.width}`,
+      hint: "make quantizer.width a multiple of quantizer.groups",
+    });
+  }
+  return problems;
+}
+
+/** Puts a tokenizer together; its variables go to `scope`. The config must pass `checkAutoencoder`. */
 export function autoencoder(
-  config: CnnConfig & LossConfig & { readonly type: string; readonly quantizer: QuantizerConfig },
+  config: AutoencoderConfig,
   style: Omit<CnnStyle, "preNorm">,
   clip: ClipShape,
   scope: Scope,

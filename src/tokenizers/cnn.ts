@@ -58,7 +58,18 @@ export function cnnProperties(defaults: CnnDefaults) {
       minimum: 1,
       default: 1,
       description:
-        "Side of the square pixel blocks folded into channels before the stem and unfolded after the head. The papers use 1; 2 makes a small model about four times as fast.",
+        "Side of the square pixel blocks folded into channels before the stem and unfolded after the head. The papers use 1; larger patches make small models many times as fast.",
+    }),
+    temporal_patch_size: Type.Integer({
+      minimum: 1,
+      default: 1,
+      description:
+        "Frames folded into channels along with patch_size. Causal tokenizers repeat the first frame in front, so that it fills a patch by itself.",
+    }),
+    output_norm: Type.Boolean({
+      default: true,
+      description:
+        "Group norm and SiLU before the last convolution of the encoder and of the decoder, as the papers have it. Without it a linear path runs from pixels to codes and back, and short trainings go much further.",
     }),
     blocks: Type.Integer({
       minimum: 0,
@@ -107,7 +118,7 @@ const product = (values: readonly number[]): number => values.reduce((a, b) => a
 /** Total down-sampling along (t, h, w), patches included. */
 export function totalStride(config: CnnConfig): Block {
   const space = config.patch_size * product(config.spatial_strides);
-  return [product(config.temporal_strides), space, space];
+  return [config.temporal_patch_size * product(config.temporal_strides), space, space];
 }
 
 /** The latent grid of clips that fit the strides. */
@@ -144,7 +155,7 @@ export function checkCnn(config: CnnConfig, clip: ClipShape, causal: boolean): P
   if (clip.frames < 1 || (clip.frames - lead) % t !== 0) {
     const fit = causal ? `1 + ${t}·n` : `${t}·n`;
     const below = lead + Math.floor((clip.frames - lead) / t) * t;
-    const image = clip.frames === 1 ? " (for images: all temporal_strides 1)" : "";
+    const image = clip.frames === 1 ? " (for images: temporal strides and patches of 1)" : "";
     problems.push({
       path: "temporal_strides",
       message: `clips of ${clip.frames} frames do not fit a temporal down-sampling of ${t}: expected ${fit} frames`,
@@ -163,17 +174,44 @@ export function checkCnn(config: CnnConfig, clip: ClipShape, causal: boolean): P
   return problems;
 }
 
+/** The sides of a patch, and the convolution that embeds one: the papers' 3×3×3 for single pixels. */
+function patching(config: CnnConfig) {
+  const { patch_size: side, temporal_patch_size: frames } = config;
+  const block: Block = [frames, side, side];
+  const kernel: Block = product(block) > 1 ? [1, 1, 1] : [3, 3, 3];
+  return { block, kernel, channels: 3 * product(block) };
+}
+
+/** Pixels to patches: [B, T, H, W, 3] to [B, T', H', W', 3·t·h·w]. */
+function fold(x: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
+  if (product(block) === 1) {
+    return x;
+  }
+  const [b, , h, w, c] = x.shape;
+  const first = tf.slice(x, 0, [b, 1, h, w, c]);
+  const lead = causal ? Array.from({ length: block[0] - 1 }, () => first) : [];
+  return spaceToDepth3d(lead.length > 0 ? tf.concat([...lead, x], 1) : x, block);
+}
+
+/** The inverse of `fold`. */
+function unfold(y: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
+  const pixels = product(block) > 1 ? depthToSpace3d(y, block) : y;
+  return dropLeadingFrames(causal ? block[0] : 1)(pixels);
+}
+
 /** The encoder: pixels [B, T, H, W, 3] to latents [B, t, h, w, width]. */
 export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width: number): Layer {
   const { causal } = style;
-  const { patch_size: patch, norm_groups: groups } = config;
+  const { norm_groups: groups } = config;
+  const patch = patching(config);
   const padding = causal ? "causal" : "same";
   const strides = blocksOf(config);
   const channelsOf = config.channel_multipliers.map((m) => m * config.base_channels);
   let channels = channelsOf[0]!;
   const layers: Layer[] = [
     conv(scope.child("stem"), {
-      inputs: 3 * patch * patch,
+      inputs: patch.channels,
+      kernel: patch.kernel,
       outputs: channels,
       padding,
       bias: false,
@@ -201,7 +239,9 @@ export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
   });
   addBlocks(scope.child("bottleneck"), config.bottleneck_blocks, channelsOf.at(-1)!);
   const norm = { channels, groups, perFrame: causal };
-  layers.push(groupNorm(scope.child("norm"), { ...norm, activation: "silu" }));
+  if (config.output_norm) {
+    layers.push(groupNorm(scope.child("norm"), { ...norm, activation: "silu" }));
+  }
   if (style.preNorm) {
     layers.push(groupNorm(scope.child("pre_norm"), { ...norm, affine: false }));
   }
@@ -209,7 +249,7 @@ export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
     conv(scope.child("project"), { inputs: channels, outputs: width, kernel: [1, 1, 1] }),
   );
   const network = sequence(layers);
-  return (x) => network(patch > 1 ? spaceToDepth3d(x, [1, patch, patch]) : x);
+  return (x) => network(fold(x, patch.block, causal));
 }
 
 /**
@@ -245,7 +285,8 @@ function adaptiveNorm(
 /** The decoder: codes [B, t, h, w, width] to pixels [B, T, H, W, 3], not clipped. */
 export function decoder(scope: Scope, config: CnnConfig, style: CnnStyle, width: number): Layer {
   const { causal } = style;
-  const { patch_size: patch, norm_groups: groups } = config;
+  const { norm_groups: groups } = config;
+  const patch = patching(config);
   const padding = causal ? "causal" : "same";
   const strides = blocksOf(config);
   const channelsOf = config.channel_multipliers.map((m) => m * config.base_channels);
@@ -276,12 +317,14 @@ export function decoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
       times *= block[0];
     }
   }
-  layers.push(
-    groupNorm(scope.child("norm"), { channels, groups, perFrame: causal, activation: "silu" }),
-    conv(scope.child("head"), { inputs: channels, outputs: 3 * patch * patch, padding }),
-  );
+  if (config.output_norm) {
+    const norm = { channels, groups, perFrame: causal, activation: "silu" } as const;
+    layers.push(groupNorm(scope.child("norm"), norm));
+  }
+  const { kernel, channels: outputs } = patch;
+  layers.push(conv(scope.child("head"), { inputs: channels, outputs, kernel, padding }));
   return (codes) => {
     const y = layers.reduce((value, layer) => layer(value, codes), codes);
-    return patch > 1 ? depthToSpace3d(y, [1, patch, patch]) : y;
+    return unfold(y, patch.block, causal);
   };
 }

@@ -9,8 +9,8 @@
 
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
-import { autoencoder, lossProperties } from "./autoencoder.ts";
-import { checkCnn, cnnProperties, type Problem } from "./cnn.ts";
+import { autoencoder, checkAutoencoder, lossProperties } from "./autoencoder.ts";
+import { cnnProperties, type Problem } from "./cnn.ts";
 import { quantizerSchema } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 
@@ -28,7 +28,7 @@ export type MagvitConfig = Static<typeof schema>;
 
 /** Mistakes that show only against other keys or the clips' shape. */
 export function check(config: MagvitConfig, clip: ClipShape): Problem[] {
-  return checkCnn(config, clip, false);
+  return checkAutoencoder(config, clip, false);
 }
 
 /** Builds the tokenizer for clips that pass `check`. */

@@ -10,8 +10,8 @@
 
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
-import { autoencoder, lossProperties } from "./autoencoder.ts";
-import { checkCnn, cnnProperties, type Problem } from "./cnn.ts";
+import { autoencoder, checkAutoencoder, lossProperties } from "./autoencoder.ts";
+import { cnnProperties, type Problem } from "./cnn.ts";
 import { quantizerSchema } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 
@@ -34,7 +34,7 @@ export type Magvit2Config = Static<typeof schema>;
 
 /** Mistakes that show only against other keys or the clips' shape. */
 export function check(config: Magvit2Config, clip: ClipShape): Problem[] {
-  return checkCnn(config, clip, true);
+  return checkAutoencoder(config, clip, true);
 }
 
 /** Builds the tokenizer for clips that pass `check`. */

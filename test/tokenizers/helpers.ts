@@ -1,17 +1,16 @@
 /** @file What the tests of tokenizers share: the goldens' inputs, full configs, and the reference device. */
 
 import { readFileSync } from "node:fs";
-import "@tensorflow/tfjs-backend-cpu";
 import * as tf from "@tensorflow/tfjs-core";
 import { expect } from "vitest";
+import { openDevice } from "../../src/runtime/registry.ts";
 import type { MagvitConfig } from "../../src/tokenizers/magvit.ts";
 import type { Magvit2Config } from "../../src/tokenizers/magvit2.ts";
 import type { LfqConfig } from "../../src/tokenizers/quantizers/lfq.ts";
 import type { VqConfig } from "../../src/tokenizers/quantizers/vq.ts";
 
 export async function useReference(): Promise<void> {
-  await tf.setBackend("cpu");
-  await tf.ready();
+  await openDevice({ type: "reference" });
 }
 
 /** A file of test/goldens. */
@@ -62,6 +61,7 @@ export const vqConfig: VqConfig = {
   type: "vq",
   size: 16,
   width: 4,
+  groups: 1,
   learn: "gradient",
   codebook_weight: 1,
   commitment_weight: 0.25,
@@ -78,6 +78,8 @@ const network = {
   spatial_strides: [2],
   temporal_strides: [2],
   patch_size: 2,
+  temporal_patch_size: 1,
+  output_norm: true,
   blocks: 1,
   bottleneck_blocks: 1,
   norm_groups: 2,

@@ -209,6 +209,37 @@ describe("vq", () => {
     expectClose(scope.variables().get("codebook")!, g.vq.ema.embeddings1.flat(), 1e-5);
   });
 
+  it("quantizes each group of channels with a codebook of its own", () => {
+    const scope = Scope.root(0);
+    const config = { ...vqConfig, size: 8, width: 4, groups: 2, restart_below: 0 };
+    const grouped = vq.build({ ...config, data_init: false }, scope);
+    expect(grouped.factors).toEqual([8, 8]);
+    const halves = [0, 1].map((g) => {
+      const one = Scope.root(0);
+      const half = vq.build({ ...config, width: 2, groups: 1, data_init: false }, one);
+      const table = scope.variables().get(`group${g}/codebook`)!;
+      one.variables().get("codebook")!.assign(tf.clone(table));
+      return half;
+    });
+    const { codes, ids, metrics } = grouped.quantize(z(), step(), true);
+    expect(ids.shape).toEqual([1, 1, 1, 6, 2]);
+    let commitment = 0;
+    halves.forEach((half, g) => {
+      const rows = tf.slice(z(), [0, 0, 0, 0, 2 * g], [1, 1, 1, 6, 2]);
+      const part = half.quantize(rows, step(), true);
+      expect(tf.gather(ids, g, 4).dataSync()).toEqual(part.ids.dataSync());
+      expectClose(
+        tf.slice(codes, [0, 0, 0, 0, 2 * g], [1, 1, 1, 6, 2]),
+        part.codes.dataSync(),
+        1e-6,
+      );
+      commitment += value(part.metrics.commitment) / 2;
+    });
+    const now = grouped.assign(z());
+    expectClose(grouped.lookup(now.ids), now.codes.dataSync(), 1e-9);
+    expect(value(metrics.commitment)).toBeCloseTo(commitment, 6);
+  });
+
   it("changes no state when it is not training", () => {
     for (const learn of ["ema", "gradient"] as const) {
       const { scope, quantizer } = build({ learn, data_init: true, restart_below: 0.5 });

@@ -79,6 +79,24 @@ describe("magvit2", () => {
     expect(image.decode(image.encode(first).codes).shape).toEqual([2, 1, 8, 12, 3]);
   });
 
+  it("keeps all this with patches of several frames", () => {
+    const patched = { patch_size: 4, temporal_patch_size: 2, output_norm: false };
+    const flat = { channel_multipliers: [2], temporal_strides: [], spatial_strides: [] };
+    const tokenizer = build({ ...patched, ...flat });
+    expect(tokenizer.grid).toEqual([3, 2, 3]);
+    const x = clips([1, 5, 8, 12, 3]);
+    const { ids, codes } = tokenizer.encode(x);
+    const late = tf.concat([tf.zeros([1, 3, 8, 12, 3]), tf.ones([1, 2, 8, 12, 3])], 1);
+    const changed = tokenizer.encode(tf.add(x, late)).ids;
+    const early = (all: tf.Tensor5D) => tf.slice(all, 0, [1, 2, 2, 3, 2]).dataSync();
+    expect(early(changed)).toEqual(early(ids));
+    expect(changed.dataSync()).not.toEqual(ids.dataSync());
+    expect(tokenizer.decode(codes).shape).toEqual([1, 5, 8, 12, 3]);
+    const image = build({ ...patched, ...flat }, { ...video, frames: 1 });
+    const first = image.encode(tf.slice(x, 0, [1, 1, 8, 12, 3])).ids.dataSync();
+    expect(first).toEqual(tf.slice(ids, 0, [1, 1, 2, 3, 2]).dataSync());
+  });
+
   it("steers the decoder by the codes only when adaptive_norm is on", () => {
     const names = (on: boolean) => [...build({ adaptive_norm: on }).scope.variables().keys()];
     expect(names(true).some((name) => name.includes("adaptive"))).toBe(true);
@@ -180,6 +198,11 @@ describe("checkTokenizer", () => {
       hint: "use 5 or 7 frames, or other temporal_strides",
     });
     expect(() => buildTokenizer(config, video, Scope.root(0))).toThrow(UserError);
+  });
+
+  it("finds codebook groups that do not divide the width", () => {
+    const config = { ...magvit2Config, quantizer: { ...vqConfig, width: 4, groups: 3 } };
+    expect(checkTokenizer(config, video).map(({ path }) => path)).toEqual(["quantizer.groups"]);
   });
 
   it("tells causal frame counts from others", () => {

@@ -4,7 +4,9 @@
  * (appendix A.1), and the entropy penalty of MAGVIT (Yu et al., CVPR 2023).
  *
  * The code of a latent is the codebook vector at the least squared distance, the first one on a tie.
- * The losses are means over all elements.
+ * The losses are means over all elements. With `groups` G > 1 this is product quantization (Jegou et
+ * al., 2011): the channels are cut into G parts, each with a codebook of its own, and a token is G
+ * sub-ids; the vocabulary is K^G at the cost of G·K codes.
  *
  * Codebook care happens inside `quantize` while training and lives wholly in variables, so that a
  * resumed run continues exactly:
@@ -30,7 +32,14 @@ export const schema = closed(
       minimum: 2,
       maximum: 65536,
       default: 1024,
-      description: "Number K of codes: the vocabulary.",
+      description: "Number K of codes of each codebook.",
+    }),
+    groups: Type.Integer({
+      minimum: 1,
+      maximum: 16,
+      default: 1,
+      description:
+        "Parts that the channels are cut into, each with its own codebook: a token has this many sub-ids. Must divide width.",
     }),
     width: Type.Integer({
       minimum: 1,
@@ -85,6 +94,8 @@ export const schema = closed(
   { description: "Vector quantization with a learned codebook (VQ-VAE, MAGVIT)." },
 );
 
+type Grid = [b: number, t: number, h: number, w: number];
+
 export type VqConfig = Static<typeof schema>;
 
 /** VideoGPT's smoothing of cluster sizes, and MAGVIT's constant in the logarithm of the batch mean. */
@@ -97,9 +108,27 @@ function scores(z: tf.Tensor2D, codebook: tf.Tensor2D): tf.Tensor2D {
   return tf.sub(norms, tf.mul(tf.matMul(z, codebook, false, true), 2));
 }
 
-/** Builds the quantizer with its codebook and statistics in `scope`. */
-export function build(config: VqConfig, scope: Scope): Quantizer {
-  const { size, width, ema_decay: decay, learn } = config;
+/** One codebook: what it makes of rows [N, D] of latents, and how it learns. */
+interface Codebook {
+  /** Ids of the nearest codes, [N] int32. */
+  assign(rows: tf.Tensor2D): tf.Tensor1D;
+  /** Codes of ids, [N, D]. */
+  lookup(ids: tf.Tensor1D): tf.Tensor2D;
+  quantize(
+    rows: tf.Tensor2D,
+    step: tf.Scalar,
+    training: boolean,
+  ): {
+    readonly index: tf.Tensor1D;
+    readonly chosen: tf.Tensor2D;
+    readonly losses: { readonly [name: string]: tf.Scalar };
+    readonly perplexity: tf.Scalar;
+  };
+}
+
+/** Builds one codebook of `width` channels with its statistics in `scope`. */
+function buildCodebook(config: VqConfig, width: number, scope: Scope): Codebook {
+  const { size, ema_decay: decay, learn } = config;
   const limit = Math.sqrt(3 / size); // variance 1 / K
   const codebook = (
     learn === "ema"
@@ -167,7 +196,9 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
       sums = sums && blend(sums, tf.mul(given, share));
       sizes = tf.add(sizes, tf.mul(tf.sub(share, sizes), dead));
     }
-    codebook.assign(codes);
+    if (codes !== codebook) {
+      codebook.assign(codes);
+    }
     clusterSize.assign(sizes);
     if (clusterSum && sums) {
       clusterSum.assign(sums);
@@ -175,69 +206,116 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
     started.assign(tf.onesLike(started) as tf.Scalar);
   }
 
-  function nearest(z: tf.Tensor5D, table: tf.Tensor2D) {
-    const [b, t, h, w] = z.shape;
-    const rows = tf.reshape<tf.Rank.R2>(z, [-1, width]); // [N, D]
+  function nearest(rows: tf.Tensor2D, table: tf.Tensor2D) {
     const distances = scores(rows, table); // [N, K]
-    const index = stopGradient(tf.argMin<tf.Tensor1D>(distances, 1)); // [N] int32
-    const ids = tf.reshape<tf.Rank.R5>(index, [b, t, h, w, 1]);
-    return { rows, distances, index, ids };
+    return { distances, index: stopGradient(tf.argMin<tf.Tensor1D>(distances, 1)) };
   }
 
   return {
-    type: "vq",
-    factors: [size],
-    width,
-    preNorm: false,
+    assign: (rows) => nearest(rows, codebook).index,
+    lookup: (ids) => embedding(codebook, ids) as tf.Tensor2D,
 
-    assign(z) {
-      const { index, ids } = nearest(z, codebook);
-      return { ids, codes: tf.reshape<tf.Rank.R5>(embedding(codebook, index), z.shape) };
-    },
-
-    quantize(z, step, training) {
-      const table = training
-        ? startedCodebook(stopGradient(tf.reshape<tf.Rank.R2>(z, [-1, width])), step)
-        : codebook;
-      const { rows, distances, index, ids } = nearest(z, table);
+    quantize(rows, step, training) {
+      const table = training ? startedCodebook(stopGradient(rows), step) : codebook;
+      const { distances, index } = nearest(rows, table);
       const chosen = embedding(table, index) as tf.Tensor2D; // [N, D]
-      const commitment = tf.mean<tf.Scalar>(tf.squaredDifference(rows, stopGradient(chosen)));
-      let loss = tf.mul<tf.Scalar>(commitment, config.commitment_weight);
+      const losses: { [name: string]: tf.Scalar } = {
+        commitment: tf.mean(tf.squaredDifference(rows, stopGradient(chosen))),
+      };
       if (learn === "gradient") {
-        const moved = tf.mean<tf.Scalar>(tf.squaredDifference(stopGradient(rows), chosen));
-        loss = tf.add(loss, tf.mul(moved, config.codebook_weight));
+        losses.codebook = tf.mean(tf.squaredDifference(stopGradient(rows), chosen));
       }
-
+      if (config.entropy_weight > 0) {
+        const logits = tf.div(tf.neg(distances), config.entropy_temperature);
+        const logProbabilities = tf.logSoftmax(logits) as tf.Tensor2D; // [N, K]
+        const probabilities = tf.exp(logProbabilities);
+        const sum = tf.sum<tf.Scalar>(tf.mul(probabilities, logProbabilities));
+        losses.sample_entropy = tf.div(sum, -rows.shape[0]);
+        const mean = tf.mean(probabilities, 0); // [K]
+        losses.batch_entropy = tf.neg(tf.sum(tf.mul(mean, tf.log(tf.add(mean, EPSILON)))));
+      }
       const hot = tf.oneHot(index, size, 1, 0, "float32") as tf.Tensor2D; // [N, K]
       const usage = tf.mean(hot, 0); // [K]
       const perplexity = tf.exp<tf.Scalar>(
         tf.neg(tf.sum(tf.mul(usage, tf.log(tf.add(usage, 1e-10))))),
       );
-      const metrics: { [name: string]: tf.Scalar } = { commitment, perplexity };
-      if (config.entropy_weight > 0) {
-        const logits = tf.div(tf.neg(distances), config.entropy_temperature);
-        const logProbabilities = tf.logSoftmax(logits) as tf.Tensor2D; // [N, K]
-        const probabilities = tf.exp(logProbabilities);
-        const sample = tf.div<tf.Scalar>(
-          tf.neg(tf.sum(tf.mul(probabilities, logProbabilities))),
-          rows.shape[0],
-        );
-        const mean = tf.mean(probabilities, 0); // [K]
-        const batch = tf.neg<tf.Scalar>(tf.sum(tf.mul(mean, tf.log(tf.add(mean, EPSILON)))));
-        loss = tf.add(loss, tf.mul(tf.sub(sample, batch), config.entropy_weight));
-        metrics.sample_entropy = sample;
-        metrics.batch_entropy = batch;
-      }
       if (training) {
         update(rows, hot, table, step);
       }
-      const codes = straightThrough(z, tf.reshape<tf.Rank.R5>(stopGradient(chosen), z.shape));
-      return { codes, ids, loss, metrics };
+      return { index, chosen: stopGradient(chosen), losses, perplexity };
+    },
+  };
+}
+
+/** Builds the quantizer with its codebooks and statistics in `scope`. `groups` must divide `width`. */
+export function build(config: VqConfig, scope: Scope): Quantizer {
+  const { size, width, groups } = config;
+  const part = width / groups;
+  const codebooks = Array.from({ length: groups }, (_, g) =>
+    buildCodebook(config, part, groups === 1 ? scope : scope.child(`group${g}`)),
+  );
+
+  /** The rows of each group: [B, t, h, w, D] to G times [N, D / G]. */
+  const split = (z: tf.Tensor5D): tf.Tensor2D[] => {
+    const rows = tf.reshape<tf.Rank.R2>(z, [-1, width]);
+    return groups === 1
+      ? [rows]
+      : codebooks.map((_, g) => tf.slice(rows, [0, g * part], [rows.shape[0], part]));
+  };
+  const join = (parts: tf.Tensor2D[], grid: Grid): tf.Tensor5D =>
+    tf.reshape(groups === 1 ? parts[0]! : tf.concat(parts, 1), [...grid, width]);
+  const joinIds = (parts: tf.Tensor1D[], grid: Grid): tf.Tensor5D =>
+    tf.reshape(groups === 1 ? parts[0]! : tf.stack(parts, 1), [...grid, groups]);
+  const gridOf = ([b, t, h, w]: number[]): Grid => [b!, t!, h!, w!];
+  const total = (values: tf.Scalar[]): tf.Scalar => values.reduce((a, b) => tf.add(a, b));
+
+  return {
+    type: "vq",
+    factors: codebooks.map(() => size),
+    width,
+    preNorm: false,
+
+    assign(z) {
+      const ids = split(z).map((rows, g) => codebooks[g]!.assign(rows));
+      const codes = ids.map((index, g) => codebooks[g]!.lookup(index));
+      return { ids: joinIds(ids, gridOf(z.shape)), codes: join(codes, gridOf(z.shape)) };
+    },
+
+    quantize(z, step, training) {
+      const parts = split(z).map((rows, g) => codebooks[g]!.quantize(rows, step, training));
+      const sum = (name: string): tf.Scalar => total(parts.map(({ losses }) => losses[name]!));
+      // The groups have equal widths, so the mean over all elements is the mean of their means.
+      const commitment = tf.div<tf.Scalar>(sum("commitment"), groups);
+      let loss = tf.mul<tf.Scalar>(commitment, config.commitment_weight);
+      if (config.learn === "gradient") {
+        loss = tf.add(loss, tf.mul(sum("codebook"), config.codebook_weight / groups));
+      }
+      const perplexity = tf.div<tf.Scalar>(total(parts.map((one) => one.perplexity)), groups);
+      const metrics: { [name: string]: tf.Scalar } = { commitment, perplexity };
+      if (config.entropy_weight > 0) {
+        metrics.sample_entropy = sum("sample_entropy");
+        metrics.batch_entropy = sum("batch_entropy");
+        const penalty = tf.sub(metrics.sample_entropy, metrics.batch_entropy);
+        loss = tf.add(loss, tf.mul(penalty, config.entropy_weight));
+      }
+      const grid = gridOf(z.shape);
+      const chosen = parts.map((one) => one.chosen);
+      const index = parts.map((one) => one.index);
+      return {
+        codes: straightThrough(z, join(chosen, grid)),
+        ids: joinIds(index, grid),
+        loss,
+        metrics,
+      };
     },
 
     lookup(ids) {
-      const [b, t, h, w] = ids.shape;
-      return tf.reshape(embedding(codebook, tf.reshape(ids, [-1])), [b, t, h, w, width]);
+      const rows = tf.reshape<tf.Rank.R2>(ids, [-1, groups]); // [N, G]
+      const n = rows.shape[0];
+      const codes = codebooks.map((codebook, g) =>
+        codebook.lookup(tf.reshape<tf.Rank.R1>(tf.slice(rows, [0, g], [n, 1]), [n])),
+      );
+      return join(codes, gridOf(ids.shape));
     },
   };
 }
