@@ -16,7 +16,7 @@ import {
 import { bitsPerToken } from "../../src/tokenizers/tokenizer.ts";
 import {
   clips,
-  expectClose,
+  worstError,
   magvit2Config,
   magvitConfig,
   useReference,
@@ -141,12 +141,14 @@ describe("the training loss", () => {
       () => tokenizer.loss(x, step(), true).loss,
       [...parameters.values()],
     );
+    const untouched: string[] = [];
     for (const [name, variable] of parameters) {
       const gradient = grads[variable.name];
-      expect(gradient, name).toBeDefined();
-      const largest = tf.max(tf.abs(gradient!)).dataSync()[0]!;
-      expect(largest, name).toBeGreaterThan(0);
+      if (!gradient || tf.max(tf.abs(gradient)).dataSync()[0] === 0) {
+        untouched.push(name);
+      }
     }
+    expect(untouched).toEqual([]);
   });
 
   it("is the reconstruction and quantizer parts with their weights", () => {
@@ -219,7 +221,8 @@ describe("configs/tokenizers", () => {
   const validate = ajv.compile(tokenizerSchema);
   const load = (name: string): TokenizerConfig => {
     const config: unknown = parse(readFileSync(new URL(`${name}.yaml`, folder), "utf8"));
-    expect(validate(config), JSON.stringify(validate.errors)).toBe(true);
+    validate(config);
+    expect(validate.errors).toBeNull();
     return config as TokenizerConfig;
   };
   const count = (name: string, clip: { frames: number; height: number; width: number }): number => {
@@ -241,13 +244,13 @@ describe("configs/tokenizers", () => {
 
   it("has the published sizes of MAGVIT: 41 M and 158 M", () => {
     const clip = { frames: 16, height: 128, width: 128 };
-    expectClose([count("magvit-b", clip)], [40.6], 0.1);
-    expectClose([count("magvit-l", clip)], [157.8], 0.1);
+    expect(worstError([count("magvit-b", clip)], [40.6])).toBeLessThan(0.1);
+    expect(worstError([count("magvit-l", clip)], [157.8])).toBeLessThan(0.1);
   });
 
   it("comes near the published size of MAGVIT-v2 at base 64: 58 M", () => {
     const clip = { frames: 17, height: 128, width: 128 };
-    expectClose([count("magvit2-b", clip)], [56.4], 0.2);
+    expect(worstError([count("magvit2-b", clip)], [56.4])).toBeLessThan(0.2);
   });
 
   it("has small ones that fit small clips", () => {
