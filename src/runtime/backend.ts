@@ -5,6 +5,7 @@
  * compiled functions, which replace them in place through `takeState` and `putState`.
  */
 
+import { relative } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
 import "./tfjs.ts";
 import type { DType, Value } from "./graph.ts";
@@ -91,8 +92,8 @@ class TesseraBackend extends tf.KernelBackend {
     return entry.owned ? entry.values!.slice() : entry.values!;
   }
 
-  override read(dataId: object): Promise<Values> {
-    return Promise.resolve().then(() => this.readSync(dataId));
+  override async read(dataId: object): Promise<Values> {
+    return this.readSync(dataId); // now: later the trace's tensors are gone
   }
 
   override move(
@@ -349,25 +350,47 @@ function computeNow(
 }
 
 const RANDOM_OPERATIONS =
-  /\b(rand|randomGamma|randomNormal|randomStandardNormal|randomUniform|randomUniformInt|truncatedNormal|multinomial|dropout)_ /;
+  /\b(rand|randomGamma|randomNormal|randomStandardNormal|randomUniform|randomUniformInt|truncatedNormal|multinomial|dropout)_ /g;
 
+/** Throws when a random operation of TensorFlow.js is on the call stack. */
 function refuseRandomOperations(): void {
-  const found = RANDOM_OPERATIONS.exec(new Error().stack ?? "");
+  const found = randomOperation();
   if (found) {
-    throw new Error(
-      `tf.${found[1]} inside a compiled function would give the same numbers at every call: draw noise on the host (runtime/random.ts) and pass it as an input${calledFrom()}`,
-    );
+    throw randomnessError(found);
   }
+}
+
+/** The outermost random operation of TensorFlow.js on the call stack. */
+function randomOperation(): string | undefined {
+  const outermost = [...callStack().matchAll(RANDOM_OPERATIONS)].at(-1);
+  return outermost && `tf.${outermost[1]}`;
+}
+
+/** What a trace says to random numbers; `Math.random` is replaced by what throws this. */
+export function randomnessError(what = randomOperation() ?? "Math.random"): Error {
+  return new Error(
+    `${what} inside a compiled function would give the same numbers at every call: draw noise on the host (runtime/random.ts) and pass it as an input${calledFrom()}`,
+  );
+}
+
+/** The call stack, deep enough for a model's layers inside TensorFlow.js's scopes. */
+function callStack(): string {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 60;
+  const { stack = "" } = new Error();
+  Error.stackTraceLimit = stackTraceLimit;
+  return stack;
 }
 
 /** " (called from file:line:col)": the first frame of the caller's own code. */
 function calledFrom(): string {
-  const frames = (new Error().stack ?? "").split("\n").slice(1);
+  const frames = callStack().split("\n").slice(1);
   const own = frames.find(
     (frame) =>
       !/node_modules|node:internal|runtime\/(backend|kernels|graph|tracing|ops|trace)\./.test(
         frame,
       ),
   );
-  return own ? ` (called from ${own.trim().replace(/^at /, "")})` : "";
+  const place = /(?:file:\/\/)?([^\s()]+:\d+:\d+)/.exec(own ?? "")?.[1];
+  return place ? ` (called from ${relative(process.cwd(), place)})` : "";
 }

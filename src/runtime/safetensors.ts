@@ -38,17 +38,14 @@ export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Arra
   const entries = [...tensors].sort(
     ([a, x], [b, y]) => TYPES[y.dtype].bytes - TYPES[x.dtype].bytes || (a < b ? -1 : 1),
   );
-  const header: { [name: string]: unknown } = {};
+  const header: [name: string, entry: unknown][] = []; // pairs: any name, even "__proto__", is a key
   const parts: Uint8Array[] = [];
   const hash = createHash("sha256");
   let offset = 0;
   for (const [name, { dtype, shape, data }] of entries) {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    header[name] = {
-      dtype: TYPES[dtype].name,
-      shape,
-      data_offsets: [offset, offset + bytes.length],
-    };
+    const data_offsets = [offset, offset + bytes.length];
+    header.push([name, { dtype: TYPES[dtype].name, shape, data_offsets }]);
     parts.push(bytes);
     hash.update(bytes);
     offset += bytes.length;
@@ -57,7 +54,7 @@ export function encodeSafetensors({ tensors, metadata }: Safetensors): Uint8Arra
     a < b ? -1 : 1,
   );
   const json = Buffer.from(
-    JSON.stringify({ __metadata__: Object.fromEntries(notes), ...header }),
+    JSON.stringify(Object.fromEntries([["__metadata__", Object.fromEntries(notes)], ...header])),
     "utf8",
   );
   const length = Math.ceil(json.length / 8) * 8;

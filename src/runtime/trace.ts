@@ -1,8 +1,15 @@
 /** @file Traces a function into a graph: runs it once on tensors that have shapes and no values. */
 
 import * as tf from "@tensorflow/tfjs-core";
-import { BACKEND, bindVariable, tesseraBackend, unbindVariables, valueOf } from "./backend.ts";
-import type { Traceable } from "./device.ts";
+import {
+  BACKEND,
+  bindVariable,
+  randomnessError,
+  tesseraBackend,
+  unbindVariables,
+  valueOf,
+} from "./backend.ts";
+import type { TensorMap, Traceable } from "./device.ts";
 import { type Graph, GraphTracer, type Value } from "./graph.ts";
 import type { HostDType } from "./tensors.ts";
 import { whileTracing } from "./tracing.ts";
@@ -66,6 +73,7 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
   const { assign } = prototype;
   const { random } = Math;
   const next = new Map<tf.Variable, Value>();
+  const stands: object[] = []; // what variables stand for while tracing
   prototype.assign = function (this: tf.Variable, value: tf.Tensor): void {
     if (!tf.util.arraysEqual(value.shape, this.shape) || value.dtype !== this.dtype) {
       throw new Error(
@@ -74,12 +82,12 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
     }
     const assigned = valueOf(value);
     next.set(this, assigned);
-    (this as { dataId: object }).dataId = backend.symbol(assigned).dataId;
+    const { dataId } = backend.symbol(assigned);
+    stands.push(dataId);
+    (this as { dataId: object }).dataId = dataId;
   };
   Math.random = () => {
-    throw new Error(
-      "a random number was asked for inside a compiled function, where it would be the same at every call: draw noise on the host (runtime/random.ts) and pass it as an input",
-    );
+    throw randomnessError();
   };
   try {
     return whileTracing(tracer, () => {
@@ -96,7 +104,7 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
             tf.engine().makeTensorFromTensorInfo(backend.symbol(symbols[i]!)),
           ]),
         );
-        for (const [output, tensor] of Object.entries(fn(given))) {
+        for (const [output, tensor] of Object.entries(checkOutputs(name, fn(given)))) {
           outputs.push({ name: output, value: valueOf(tensor) });
         }
       });
@@ -125,13 +133,42 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
     Math.random = random;
     prototype.assign = assign;
     unbindVariables();
-    for (const [variable, dataId] of before) {
-      if (variable.dataId !== dataId) {
-        backend.disposeData(variable.dataId, true);
-        (variable as { dataId: object }).dataId = dataId;
+    for (const variable of Object.values(registered)) {
+      if (!before.has(variable)) {
+        variable.dispose();
       }
     }
+    for (const [variable, dataId] of before) {
+      (variable as { dataId: object }).dataId = dataId;
+    }
+    for (const dataId of stands) {
+      backend.disposeData(dataId, true);
+    }
   }
+}
+
+/** What a function returned, if it is tensors by name. */
+function checkOutputs(name: string, outputs: unknown): TensorMap {
+  const refuse = (what: string): never => {
+    throw new Error(
+      `the compiled function "${name}" must return an object of named tensors, but ${what}`,
+    );
+  };
+  if (outputs instanceof Promise) {
+    refuse("it is async and returned a promise");
+  }
+  if (outputs instanceof tf.Tensor) {
+    refuse("it returned one tensor: give it a name, { value: tensor }");
+  }
+  if (typeof outputs !== "object" || outputs === null) {
+    refuse(`it returned ${String(outputs)}`);
+  }
+  for (const [key, value] of Object.entries(outputs as object)) {
+    if (!(value instanceof tf.Tensor)) {
+      refuse(`its output "${key}" is not a tensor: wrap numbers in tf.scalar`);
+    }
+  }
+  return outputs as TensorMap;
 }
 
 /** The state values that outputs or new states depend on. */
