@@ -100,7 +100,7 @@ test("assigning another shape or type", async () => {
 
 test("a kernel without a compiled form", async () => {
   expect(await refusal(({ x: given }) => ({ y: tf.cumprod(given!) }))).toMatchInlineSnapshot(
-    `"the TensorFlow.js kernel "Cumprod" has no compiled form: write it with other tf operations"`,
+    `"the TensorFlow.js kernel "Cumprod" has no compiled form: write it with other tf operations (called from test/runtime/errors.test.ts:L:C)"`,
   );
 });
 
