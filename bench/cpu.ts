@@ -3,14 +3,15 @@
  * same shapes, same parameters, same arithmetic, in alternating turns (bench/README.md). The last lines
  * say how many times as fast as the twin each workload ran: `ratio <workload> <x.xx>`.
  *
- *   npm run bench:cpu -- [--quick] [--only NAME]... [--threads N] [--python PATH]
+ *   npm run bench:cpu -- [--quick | --check] [--only NAME]... [--threads N] [--python PATH]
  *
+ * --quick measures fewer rounds, --check only whether both sides compute the same.
  * Exit codes: 0 measured; 1 the two sides compute different things, or something broke; 2 no PyTorch or
  * a wrong flag.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus, tmpdir } from "node:os";
+import { availableParallelism, cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError } from "../src/config/errors.ts";
@@ -19,8 +20,12 @@ import { type Comparison, compare, quantile, type Sample } from "./compare.ts";
 import { NoPeer, startPeer } from "./peer.ts";
 import { type WorkloadKind, workloads } from "./workloads.ts";
 
+const USAGE =
+  "npm run bench:cpu -- [--quick | --check] [--only NAME]... [--threads N] [--python PATH]";
+
 interface Flags {
-  readonly quick: boolean;
+  /** Turns of each side; 0 checks only. */
+  readonly rounds: number;
   readonly names: readonly string[];
   readonly threads: number;
   readonly python: string;
@@ -31,6 +36,7 @@ function parse(): Flags {
     const { values } = parseArgs({
       options: {
         quick: { type: "boolean", default: false },
+        check: { type: "boolean", default: false },
         only: { type: "string", multiple: true, default: [] },
         threads: { type: "string", default: String(availableParallelism()) },
         python: { type: "string", default: "python3" },
@@ -47,39 +53,33 @@ function parse(): Flags {
     const names = Object.keys(workloads).filter(
       (name) => values.only.length === 0 || values.only.includes(name),
     );
-    return { quick: values.quick, names, threads, python: values.python };
+    const rounds = values.check ? 0 : values.quick ? 2 : 6;
+    return { rounds, names, threads, python: values.python };
   } catch (error) {
-    throw new UserError(
-      error instanceof Error ? error.message : String(error),
-      "npm run bench:cpu -- [--quick] [--only NAME]... [--threads N] [--python PATH]",
-    );
+    throw new UserError(error instanceof Error ? error.message : String(error), USAGE);
   }
 }
 
-/** Measure one workload in a process of the peer's own. */
-async function measure(name: string, kind: WorkloadKind, flags: Flags): Promise<Comparison> {
+/** Measure one workload, the twin in a process of its own. */
+async function measure(
+  name: string,
+  kind: WorkloadKind,
+  flags: Flags,
+): Promise<Comparison | undefined> {
   const folder = mkdtempSync(join(tmpdir(), "tessera-bench-"));
   const peer = startPeer(flags.python, flags.threads);
   try {
     const workload = await kind.open(flags.threads);
     try {
-      const { config, tensors, parameters, device } = workload;
+      const { config, space, tensors, parameters, device } = workload;
       const file = join(folder, "start.safetensors");
       writeFileSync(file, encodeSafetensors({ tensors, metadata: {} }));
-      const { variants, version } = await peer.ask("open", {
-        workload: name,
-        file,
-        config,
-        threads: flags.threads,
-      });
+      const open = { workload: name, file, config, space, threads: flags.threads };
+      const { variants, version } = await peer.ask("open", open);
       print(`\n${name}: ${kind.title}, ${parameters.toLocaleString("en")} parameters`);
-      print(`  ours: ${device.info.description}; theirs: PyTorch ${version}, eager`);
-      const plan = { rounds: flags.quick ? 2 : 6, repetitions: kind.repetitions };
-      const comparison = await compare(workload, peer, variants, plan, (line) =>
-        print(`  ${line}`),
-      );
-      report(comparison);
-      return comparison;
+      print(`  ours: ${device.info.description}; twin: PyTorch ${version}, eager`);
+      const plan = { rounds: flags.rounds, repetitions: kind.repetitions };
+      return await compare(workload, peer, variants, plan, (line) => print(`  ${line}`));
     } finally {
       workload.close();
     }
@@ -89,23 +89,23 @@ async function measure(name: string, kind: WorkloadKind, flags: Flags): Promise<
   }
 }
 
-function report({ ours, theirs, first, variant, ratio, rounds }: Comparison): void {
-  const idle = (sample: Sample, other: Sample) =>
-    `${((100 * sample.idle) / sum(other.seconds)).toFixed(1)} %`;
+function report({ ours, theirs, variant, ratio, rounds }: Comparison): void {
+  const [low, high] = [Math.min(...rounds), Math.max(...rounds)].map((x) => x.toFixed(2));
+  print(`  ours  ${spread(ours)}`);
+  print(`  twin  ${spread(theirs)}; ${variant}`);
+  print(`  ratio ${ratio.toFixed(2)}, by round ${low} to ${high}`);
+  const idle = [ours.idle / sum(theirs.seconds), theirs.idle / sum(ours.seconds)];
+  const [own, other] = idle.map((share) => `${(100 * share).toFixed(1)} %`);
   print(
-    `  ours    ${spread(ours.seconds)}; first step with trace and session ${first.toFixed(2)} s`,
-  );
-  print(`  theirs  ${spread(theirs.seconds)}; ${variant}`);
-  print(
-    `  ratio   ${ratio.toFixed(2)}, by round ${Math.min(...rounds).toFixed(2)} to ${Math.max(...rounds).toFixed(2)}; processor while waiting: ours ${idle(ours, theirs)}, theirs ${idle(theirs, ours)}`,
+    `  processor taken while the other side had its turn: ours ${own}, twin ${other} of a core`,
   );
 }
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
-function spread(seconds: readonly number[]): string {
+function spread({ seconds }: Sample): string {
   const [low, middle, high] = [0.25, 0.5, 0.75].map((q) => quantile(seconds, q).toFixed(3));
-  return `median ${middle} s, middle half ${low} to ${high} s, ${seconds.length} steps`;
+  return `median ${middle} s, middle half ${low} to ${high} s, of ${seconds.length}`;
 }
 
 function print(line: string): void {
@@ -117,12 +117,21 @@ async function main(): Promise<void> {
   print(
     `${cpus()[0]?.model.trim() ?? "unknown processor"}, ${availableParallelism()} cores, ${flags.threads} threads; Node ${process.version}`,
   );
+  const load = loadavg()[0]!;
+  if (flags.rounds > 0 && load > availableParallelism() / 2) {
+    print(
+      `warning: this machine is busy (load ${load.toFixed(1)}): the ratios will mean little, repeat them on an idle one`,
+    );
+  }
   const ratios: string[] = [];
   for (const name of flags.names) {
-    const { ratio } = await measure(name, workloads[name]!, flags);
-    ratios.push(`ratio ${name} ${ratio.toFixed(2)}`);
+    const comparison = await measure(name, workloads[name]!, flags);
+    if (comparison) {
+      report(comparison);
+      ratios.push(`ratio ${name} ${comparison.ratio.toFixed(2)}`);
+    }
   }
-  print(`\n${ratios.join("\n")}`);
+  print(ratios.length > 0 ? `\n${ratios.join("\n")}` : "\nboth sides compute the same");
 }
 
 try {

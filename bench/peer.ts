@@ -3,6 +3,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import type { TokenSpace } from "../src/objectives/objective.ts";
+import type { Experiment } from "../src/trainers/experiment.ts";
 import type { Outcome } from "./workloads.ts";
 
 /** PyTorch is not there, or not where we looked. */
@@ -18,11 +20,17 @@ export interface Turn {
 
 interface Commands {
   open: {
-    asked: { workload: string; file: string; config: unknown; threads: number };
+    asked: {
+      workload: string;
+      file: string;
+      config: Experiment;
+      space: TokenSpace;
+      threads: number;
+    };
     answer: { variants: string[]; version: string };
   };
   choose: { asked: { variant: string }; answer: { parameters: number } };
-  run: { asked: { count: number }; answer: Turn };
+  run: { asked: { count: number; check: boolean }; answer: Turn };
 }
 
 /** A twin, started and blocked on its input until it is asked something. */
@@ -55,7 +63,7 @@ export function startPeer(python: string, threads: number): Peer {
   child.stdin!.on("error", () => {}); // the exit says more
   const lines = createInterface({ input: child.stdout! });
   lines.on("line", (line) => {
-    const { missing } = JSON.parse(line) as { missing?: string };
+    const { missing }: { missing?: string } = JSON.parse(line);
     if (missing !== undefined) {
       fail(new NoPeer(`${python}: ${missing}`));
       return;
@@ -69,7 +77,7 @@ export function startPeer(python: string, threads: number): Peer {
   });
   return {
     async ask(command, values) {
-      const line = await new Promise<string>((resolve, reject) => {
+      const answer = await new Promise<string>((resolve, reject) => {
         if (failure) {
           reject(failure);
           return;
@@ -77,7 +85,7 @@ export function startPeer(python: string, threads: number): Peer {
         waiting = { resolve, reject };
         child.stdin!.write(`${JSON.stringify({ do: command, ...values })}\n`);
       });
-      return JSON.parse(line) as never;
+      return JSON.parse(answer);
     },
     close: () => {
       child.stdin!.end();

@@ -242,10 +242,14 @@ def entropy_penalty(z, config):
 class Tokenizer(nn.Module):
     def __init__(self, config, variant):
         super().__init__()
+        if config["l1_weight"] != 0 or config["quantizer"]["pre_norm"]:
+            raise ValueError("the twin has neither an L1 loss nor a norm before the projection")
         self.config = config
         self.channels_last = variant.channels_last
         self.encoder = Encoder(config, variant)
         self.decoder = Decoder(config, variant)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last_3d)
 
     def loss(self, clips, step):
         """clips: [B, T, H, W, 3] uint8."""
@@ -263,14 +267,3 @@ class Tokenizer(nn.Module):
         l2 = error.square().mean()
         loss = penalty + self.config["l2_weight"] * l2
         return loss, {"reconstruction": l2, "commitment": commitment}
-
-
-def build(tensors, config, variant):
-    """The model and the loss of a step."""
-    if config["tokenizer"]["l1_weight"] != 0 or config["tokenizer"]["quantizer"]["pre_norm"]:
-        raise ValueError("the twin has neither an L1 loss nor a norm before the projection")
-    model = Tokenizer(config["tokenizer"], VARIANTS[variant])
-    if model.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)
-    clips = tensors["input/clips"]
-    return model, lambda step: model.loss(clips, step)
