@@ -2,7 +2,7 @@
  * @file Trains the feature network `moving-shapes-v1` and writes its weights; run once, its output is
  * committed. The same command writes the same bytes on the same machine.
  *
- *   npx tsx scripts/train-feature-network.ts [--steps 1800] [--device cpu] [--out FILE]
+ *   npx tsx scripts/train-feature-network.ts [--steps 2400] [--device cpu] [--out FILE]
  *
  * Clips come without end from moving-shapes at several lengths and sizes in turn, so that features
  * hold for any of them. The loss is the sum of the cross entropies of motion, shape and colour. The
@@ -29,7 +29,7 @@ import { learningRate } from "../src/trainers/schedules.ts";
 
 const { values: flags } = parseArgs({
   options: {
-    steps: { type: "string", default: "1800" },
+    steps: { type: "string", default: "2400" },
     device: { type: "string", default: "cpu" },
     out: { type: "string", default: "src/eval/weights/moving-shapes-v1.safetensors" },
   },

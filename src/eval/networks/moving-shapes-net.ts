@@ -5,7 +5,15 @@
  * classifiers, so clips of any length and size fit. Distances on it are for comparing runs of this
  * framework with one another; they are not FVD and say nothing about photographs.
  *
- * Trained by scripts/train-feature-network.ts.
+ * Trained by scripts/train-feature-network.ts in 2400 steps of 16 clips (5 minutes on two busy cores).
+ * Accuracy on 960 clips of the validation stream, chance 8.3 / 16.7 / 12.5 %:
+ *
+ *   T x H x W      motion   shape    colour
+ *   17 x 32 x 32   73.7 %   36.9 %   99.4 %
+ *    9 x 32 x 32   77.8 %   36.5 %   99.5 %
+ *   12 x 48 x 48   75.6 %   38.7 %   99.3 %
+ *
+ * So it judges colour and motion well, and outlines only roughly.
  */
 
 import * as tf from "@tensorflow/tfjs-core";

@@ -39,7 +39,7 @@ export const featureNetworks = {
   "moving-shapes-v1": {
     dimensions: movingShapes.featureWidth,
     file: "src/eval/weights/moving-shapes-v1.safetensors",
-    sha256: "",
+    sha256: "a2c4d160205cc2a154f4f51e07d0e6c798f67a0cbe6b8c800fa20352bb9c624b",
     build: movingShapes.movingShapesNet,
   },
 } as const satisfies { readonly [name: string]: NetworkEntry };
