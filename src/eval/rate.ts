@@ -22,8 +22,8 @@ export class AdaptiveCode {
   #symbols = 0;
   #previous: number;
   readonly #alpha: number;
-  readonly #counts = new Map<number, number>();
-  readonly #totals = new Map<number, number>();
+  /** Counts of symbols by context; only what was seen takes memory. */
+  readonly #contexts = new Map<number, { total: number; readonly counts: Map<number, number> }>();
 
   /**
    * @param size the alphabet's size K
@@ -34,9 +34,9 @@ export class AdaptiveCode {
     estimator: Estimator,
     readonly order: 0 | 1 = 0,
   ) {
-    if (!Number.isSafeInteger(order === 1 ? size * (size + 1) : size) || size < 1) {
+    if (!Number.isSafeInteger(size) || size < 1) {
       throw new UserError(
-        `an order-${order} code of ${size} symbols has too many contexts to count`,
+        `an adaptive code has an alphabet of 1 to 2^53 symbols, got ${size}`,
         "code the factors one by one (`alphabet: factors`)",
       );
     }
@@ -59,13 +59,16 @@ export class AdaptiveCode {
     if (!(symbol >= 0 && symbol < this.size)) {
       throw new RangeError(`symbol ${symbol} is outside of an alphabet of ${this.size}`);
     }
-    const context = this.order === 1 ? this.#previous : 0;
-    const key = context * this.size + symbol;
-    const count = this.#counts.get(key) ?? 0;
-    const total = this.#totals.get(context) ?? 0;
-    this.#bits -= Math.log2((count + this.#alpha) / (total + this.#alpha * this.size));
-    this.#counts.set(key, count + 1);
-    this.#totals.set(context, total + 1);
+    const key = this.order === 1 ? this.#previous : 0;
+    let context = this.#contexts.get(key);
+    if (!context) {
+      context = { total: 0, counts: new Map() };
+      this.#contexts.set(key, context);
+    }
+    const count = context.counts.get(symbol) ?? 0;
+    this.#bits -= Math.log2((count + this.#alpha) / (context.total + this.#alpha * this.size));
+    context.counts.set(symbol, count + 1);
+    context.total += 1;
     this.#previous = symbol;
     this.#symbols += 1;
   }

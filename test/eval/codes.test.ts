@@ -103,6 +103,13 @@ describe("code lengths", () => {
     });
   });
 
+  it("take the vocabularies of lookup-free quantizers, and refuse what no number can count", () => {
+    const code = new AdaptiveCode(2 ** 36, "kt", 1);
+    [5, 2 ** 36 - 1, 5].forEach((symbol) => code.add(symbol));
+    expect(code.bits).toBeCloseTo(3 * 36, 6); // three contexts, each of them new
+    expect(() => new AdaptiveCode(2 ** 60, "kt")).toThrow(/2\^53/);
+  });
+
   it("are never below the empirical entropy", () => {
     fc.assert(
       fc.property(fc.array(fc.nat(6), { minLength: 1, maxLength: 200 }), (symbols) => {
