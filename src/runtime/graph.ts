@@ -70,7 +70,7 @@ export class GraphTracer {
   ): readonly Value[] {
     const key = data
       ? undefined
-      : `${op}(${inputs.map((v) => v.id).join(",")})${JSON.stringify(attrs)}:${specs[0]?.dtype}[${specs[0]?.shape}]`;
+      : `${op}(${inputs.map((v) => v.id).join(",")})${JSON.stringify(attrs)}:${specs[0]?.dtype}[${specs[0]?.shape.join(",")}]`;
     const known = key === undefined ? undefined : this.#known.get(key);
     if (known) {
       return known;

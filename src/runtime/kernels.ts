@@ -375,9 +375,12 @@ const shapes: { readonly [op: string]: KernelRule } = {
     trace: (tracer, [x], attrs) => {
       const axis = axesOf(attrs["axis"], x!.shape.length)[0]!;
       const rest = x!.shape.filter((_, i) => i !== axis);
-      return splitAt(tracer, x!, axis, new Array<number>(x!.shape[axis]!).fill(1)).map((part) =>
-        reshapeTo(tracer, part, rest),
-      );
+      return splitAt(
+        tracer,
+        x!,
+        axis,
+        Array.from({ length: x!.shape[axis]! }, () => 1),
+      ).map((part) => reshapeTo(tracer, part, rest));
     },
   },
   SplitV: {
@@ -555,9 +558,9 @@ const products: { readonly [op: string]: KernelRule } = {
       const [terms, result] = equation.split("->") as [string, string];
       const sides = new Map<string, number>();
       terms.split(",").forEach((term, i) => {
-        [...term].forEach((letter, axis) => sides.set(letter, values[i]!.shape[axis]!));
+        term.split("").forEach((letter, axis) => sides.set(letter, values[i]!.shape[axis]!));
       });
-      const shape = [...result].map((letter) => sides.get(letter)!);
+      const shape = result.split("").map((letter) => sides.get(letter)!);
       return tracer.add("Einsum", values, { equation }, [{ shape, dtype: "float32" }]);
     },
   },

@@ -18,7 +18,7 @@ export async function openReferenceDevice(): Promise<Device> {
       description: `TensorFlow.js ${tf.version_core} in plain JavaScript (slow)`,
     },
     activate: () => {
-      tf.setBackend("cpu");
+      void tf.setBackend("cpu"); // done at once: the backend exists
     },
     compile: (name, fn) => eagerFunction(name, fn),
     dispose: () => {},

@@ -77,7 +77,7 @@ export function traceFunction(name: string, fn: Traceable, inputs: readonly Inpu
   prototype.assign = function (this: tf.Variable, value: tf.Tensor): void {
     if (!tf.util.arraysEqual(value.shape, this.shape) || value.dtype !== this.dtype) {
       throw new Error(
-        `a variable of shape [${this.shape}] (${this.dtype}) was assigned a tensor of shape [${value.shape}] (${value.dtype})`,
+        `a variable of shape [${this.shape.join(", ")}] (${this.dtype}) was assigned a tensor of shape [${value.shape.join(", ")}] (${value.dtype})`,
       );
     }
     const assigned = valueOf(value);

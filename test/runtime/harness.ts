@@ -5,7 +5,6 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
-import { expect } from "vitest";
 import type { Device, TensorMap, Traceable } from "../../src/runtime/device.ts";
 import { conv3d } from "../../src/runtime/ops.ts";
 import { Random } from "../../src/runtime/random.ts";
@@ -159,19 +158,22 @@ export async function evaluate(
   return results;
 }
 
-/** Run a case on `reference` and on another device and hold the results together. */
-export async function expectAgreement(
+/** Run a case on `reference` and on another device: what differs, or "". */
+export async function disagreement(
   type: keyof typeof devices,
   kernelCase: KernelCase,
-): Promise<void> {
+): Promise<string> {
   const want = await evaluate("reference", kernelCase);
   const got = await evaluate(type, kernelCase);
   const { tolerance = 1e-5, relativeTo = "whole" } = kernelCase;
-  expect(Object.keys(got)).toEqual(Object.keys(want));
-  for (const [name, expected] of Object.entries(want)) {
-    const message = compare(got[name]!, expected, tolerance, relativeTo);
-    expect(message && `${name}: ${message}`).toBe("");
+  if (Object.keys(got).join() !== Object.keys(want).join()) {
+    return `the outputs are ${Object.keys(got).join(", ")}, expected ${Object.keys(want).join(", ")}`;
   }
+  return Object.entries(want)
+    .map(([name, expected]) => [name, compare(got[name]!, expected, tolerance, relativeTo)])
+    .filter(([, message]) => message !== "")
+    .map(([name, message]) => `${name}: ${message}`)
+    .join("\n");
 }
 
 /** What differs, or "". */
@@ -182,7 +184,7 @@ export function compare(
   relativeTo: Measure = "whole",
 ): string {
   if (got.dtype !== want.dtype || got.shape.join() !== want.shape.join()) {
-    return `expected ${want.dtype} [${want.shape}], got ${got.dtype} [${got.shape}]`;
+    return `expected ${want.dtype} [${want.shape.join()}], got ${got.dtype} [${got.shape.join()}]`;
   }
   if (got.data.length !== want.data.length) {
     return `expected ${want.data.length} values, got ${got.data.length}`;
@@ -201,7 +203,7 @@ export function compare(
     const size = { each: Math.abs(b), unit: Math.max(1, Math.abs(b)), whole: largest }[relativeTo];
     // 1e-37: the smallest normal float32; ONNX Runtime may flush what is below to zero.
     if (exact || !(Math.abs(a - b) <= tolerance * size + 1e-37)) {
-      return `value ${i} of [${want.shape}] is ${a}, expected ${b} (largest ${largest})`;
+      return `value ${i} of [${want.shape.join()}] is ${a}, expected ${b} (largest ${largest})`;
     }
   }
   return "";

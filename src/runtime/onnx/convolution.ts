@@ -304,7 +304,7 @@ function conv2dFilterGrad(
       : lowering.slice(name, [axis], [start], [start + span], stride === 1 ? undefined : [stride]);
   const wholeH = x.h + pads[0][0] + pads[0][1];
   const wholeW = x.w + pads[1][0] + pads[1][1];
-  const taps = new Array<string>(kh * kw);
+  const taps = Array.from<string>({ length: kh * kw });
   for (let j = 0; j < kw; j++) {
     const columns = cut(source, 4, j, spanW, strides[1], wholeW);
     for (let i = 0; i < kh; i++) {
@@ -358,7 +358,7 @@ function shiftedProducts(
     if (offset === 0) {
       return lowering.reshape(name, [groups, c, rows]);
     }
-    const around = new Array<number>(10).fill(0);
+    const around = Array.from({ length: 10 }, () => 0);
     around[axis] = offset;
     around[axis + 5] = -offset;
     const images = lowering.reshape(name, [groups, c, n, h, w]);

@@ -80,7 +80,7 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
       description: `ONNX Runtime ${ort.env.versions.node ?? ""}, ${count} thread${count === 1 ? "" : "s"}${blockSize > 1 ? `, convolutions in blocks of ${blockSize} channels` : ""}`,
     },
     activate: () => {
-      tf.setBackend(BACKEND);
+      void tf.setBackend(BACKEND); // done at once: the backend exists
     },
     compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs)),
     dispose: () => {

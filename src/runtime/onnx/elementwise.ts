@@ -12,7 +12,7 @@ export function operand(lowering: Lowering, value: Value, rank: number, layout: 
   if (value.shape.length === rank) {
     return lowering.get(value, layout);
   }
-  const padded = [...new Array<number>(rank - value.shape.length).fill(1), ...value.shape];
+  const padded = [...Array.from({ length: rank - value.shape.length }, () => 1), ...value.shape];
   const perm = toFirst(rank);
   if (padded.filter((side) => side !== 1).length <= 1) {
     return lowering.reshape(lowering.get(value), permute(padded, perm)); // no values change places

@@ -99,14 +99,14 @@ export const shapingRules: { readonly [op: string]: Rule } = {
     const name = lowering.get(x, layout);
     const at = reps.map((_, i) => i);
     if (reps.every((r, i) => r === 1 || x.shape[i] === 1)) {
-      const shape = new Array<number>(at.length);
+      const shape = Array.from<number>({ length: at.length });
       at.forEach((i) => {
         shape[axisIn(layout, at.length, i)] = y.shape[i]!;
       });
       lowering.set(y, lowering.g.op("Expand", [name, lowering.g.ints(shape)]), layout);
       return;
     }
-    const repeats = new Array<number>(at.length);
+    const repeats = Array.from<number>({ length: at.length });
     at.forEach((i) => {
       repeats[axisIn(layout, at.length, i)] = reps[i]!;
     });
@@ -168,8 +168,8 @@ function pad(lowering: Lowering, node: GraphNode, mode: string): void {
   const { x, y, rank } = one(node);
   const paddings = node.attrs["paddings"] as [number, number][];
   const layout = keptLayout(lowering, x);
-  const before = new Array<number>(rank).fill(0);
-  const after = new Array<number>(rank).fill(0);
+  const before = Array.from({ length: rank }, () => 0);
+  const after = Array.from({ length: rank }, () => 0);
   paddings.forEach(([b, a], i) => {
     before[axisIn(layout, rank, i)] = b;
     after[axisIn(layout, rank, i)] = a;

@@ -19,7 +19,7 @@ function bothLayouts(name: string, op: (x: tf.Tensor) => tf.Tensor | tf.Tensor[]
   };
 }
 
-const ones = (rank: number) => new Array<number>(rank).fill(1);
+const ones = (rank: number) => Array.from({ length: rank }, () => 1);
 
 const tiles = (x: tf.Tensor): tf.Tensor[] => {
   const one = tf.slice(x, [0, 0, 0], [-1, -1, 1]);
