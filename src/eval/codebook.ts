@@ -23,7 +23,7 @@ export class CodeCounts {
     if (!Number.isSafeInteger(size) || size < 1) {
       throw new UserError(
         `codes can be counted one by one in a vocabulary of 1 to 2^53 codes, got ${size}`,
-        "count its factors instead (`alphabet: factors`)",
+        "count its factors one by one instead",
       );
     }
     this.#dense = size <= denseLimit ? new Uint32Array(size) : undefined;

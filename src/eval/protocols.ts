@@ -69,6 +69,11 @@ export const protocols = {
       "Use of the joint vocabulary (the product of all factors) over all tokens of the chosen clips at once.",
     fixed: { scope: "all tokens of all clips", alphabet: "joint", dead: "never seen" },
   },
+  "codebook:factors": {
+    measures:
+      "Use of each factor's sub-vocabulary over all tokens of the chosen clips; perplexity as the geometric mean, the rest summed over factors.",
+    fixed: { scope: "all tokens of all clips", alphabet: "factors", dead: "never seen" },
+  },
   "rate:nominal": {
     measures: "Bits of a fixed-length code: log2 of the vocabulary for each token.",
     fixed: { code: "fixed length, log2 K bits a token", pixels: "original T x H x W" },

@@ -17,9 +17,9 @@ export const schema = closed(
     type: Type.Literal("rate"),
     ...clipKeys,
     alphabet: Type.Union([Type.Literal("joint"), Type.Literal("factors")], {
-      default: "joint",
+      default: "factors",
       description:
-        "Symbols of the entropy codes: whole tokens, or each factor's sub-ids in a code of its own (for vocabularies so large that few tokens occur twice).",
+        "Symbols of the entropy codes: each factor's sub-ids in a code of its own, or whole tokens, which sees what factors share but starves when few tokens occur twice. The same for a single factor.",
     }),
   },
   { description: "Bits a token, a clip and a pixel of the original." },

@@ -92,7 +92,7 @@ describe("every suite", () => {
 
   it("names its scores as it is told", async () => {
     const [score] = await scores({ type: "codebook", ...common }, "mine", await context());
-    expect(score!.name).toBe("mine/perplexity");
+    expect(score!.name).toBe("mine/factor_perplexity");
   });
 
   it("refuses clips that the tokenizer was not built for", async () => {
