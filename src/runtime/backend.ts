@@ -238,11 +238,11 @@ function dispatch(
       `the TensorFlow.js kernel "${kernelName}" has no compiled form: write it with other tf operations${calledFrom()}`,
     );
   }
+  const named = inputs as { [name: string]: tf.TensorInfo };
   const infos =
-    rule.inputs === "list"
-      ? all
-      : rule.inputs.map((name) => (inputs as { [name: string]: tf.TensorInfo })[name]!);
-  const values = infos.map((info) => valueOf(info));
+    rule.inputs === "list" ? all : rule.inputs.map((name) => named[name.replace("?", "")]!);
+  // An optional input that was not given stays undefined; its rule knows.
+  const values = infos.map((info) => info && valueOf(info));
   const outputs = rule.trace(tracer, values, attrs as { [name: string]: unknown });
   const made = outputs.map((value) => backend.symbol(value));
   return made.length === 1 && !MULTI_OUTPUT.has(kernelName) ? made[0]! : made;

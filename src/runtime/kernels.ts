@@ -6,11 +6,15 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import type { Attrs, DType, GraphTracer, Shape, Value, ValueSpec } from "./graph.ts";
+import { resamplingKernels } from "./resampling.ts";
 import { sizeOf } from "./tensors.ts";
 
 /** How one kernel enters the graph. */
 export interface KernelRule {
-  /** Names of the kernel's inputs in the node's order; "list" where TensorFlow.js passes an array. */
+  /**
+   * Names of the kernel's inputs in the node's order, "?" after an optional one; "list" where
+   * TensorFlow.js passes an array.
+   */
   readonly inputs: readonly string[] | "list";
   /** Adds the kernel's nodes and gives its outputs. */
   readonly trace: (tracer: GraphTracer, inputs: readonly Value[], attrs: Attrs) => readonly Value[];
@@ -258,6 +262,12 @@ const elementwise: { readonly [op: string]: KernelRule } = Object.fromEntries([
     "Erf",
     "Sin",
     "Cos",
+    "Tan",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Sinh",
+    "Cosh",
     "Elu",
     "LeakyRelu",
     "Step",
@@ -693,5 +703,6 @@ export const KERNEL_RULES: { readonly [kernel: string]: KernelRule } = {
   ...shapes,
   ...reductions,
   ...products,
+  ...resamplingKernels,
   ...own,
 };

@@ -13,6 +13,7 @@ import { compositeCases } from "./cases/composite.ts";
 import { convolutionCases } from "./cases/convolution.ts";
 import { elementwiseCases } from "./cases/elementwise.ts";
 import { reductionAndProductCases } from "./cases/reductions.ts";
+import { resamplingCases } from "./cases/resampling.ts";
 import { shapingCases } from "./cases/shaping.ts";
 import { caseFunction, device } from "./harness.ts";
 
@@ -26,6 +27,7 @@ const LEAVES = ["Input", "State", "Constant", "Fill"];
 /** Kernels whose gradient is registered and not compared, each with its reason. */
 const WITHOUT_GRADIENT: { readonly [kernel: string]: string } = {
   Prod: "its gradient uses cumulative products, which have no compiled form",
+  MaxPool3D: "its gradient has no compiled form",
   OneHot: "its input is integers",
   ...Object.fromEntries(
     ["FloorDiv", "ArgMax", "ArgMin"].map((kernel) => [kernel, "its result is integers"]),
@@ -64,6 +66,7 @@ beforeAll(async () => {
     ...reductionAndProductCases,
     ...convolutionCases,
     ...compositeCases,
+    ...resamplingCases,
   ]) {
     const inputs = signature(kernelCase.inputs);
     const { graph } = traceFunction(kernelCase.name, caseFunction(kernelCase), inputs);

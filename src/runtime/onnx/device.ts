@@ -18,6 +18,7 @@ import { elementwiseRules } from "./elementwise.ts";
 import { lowerGraph, type Rule } from "./lowering.ts";
 import { normRules } from "./norms.ts";
 import { reductionRules } from "./reductions.ts";
+import { resamplingRules } from "./resampling.ts";
 import { shapingRules } from "./shaping.ts";
 
 /** Every kernel this device runs. */
@@ -27,6 +28,7 @@ export const ONNX_RULES: { readonly [op: string]: Rule } = {
   ...reductionRules,
   ...normRules,
   ...convolutionRules,
+  ...resamplingRules,
 };
 
 interface Executable {

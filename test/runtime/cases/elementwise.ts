@@ -53,6 +53,12 @@ const unary: { readonly [name: string]: UnaryFamily } = {
   // Engines reduce large angles differently.
   Sin: { op: tf.sin, without: [1e30, -1e30] },
   Cos: { op: tf.cos, without: [1e30, -1e30] },
+  Tan: { op: tf.tan, domain: [-1.2, 1.2], without: [1e30, -1e30] },
+  Asin: { op: tf.asin, domain: [-0.9, 0.9] },
+  Acos: { op: tf.acos, domain: [-0.9, 0.9] },
+  Atan: { op: tf.atan },
+  Sinh: { op: tf.sinh },
+  Cosh: { op: tf.cosh },
   Elu: { op: tf.elu, relativeTo: "unit" },
   LeakyRelu: { op: (x) => tf.leakyRelu(x, 0.2) },
   Step: { op: (x) => tf.step(x), without: [Number.NaN] },
