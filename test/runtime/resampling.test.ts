@@ -28,9 +28,10 @@ describe.each(TESTED)("resampling on %s", (type) => {
     );
     const shape = [2, 5, 6, 3];
     const results = await check({ x: normals("adjoint x", shape), z: normals("adjoint z", shape) });
-    for (const name of names) {
+    const far = names.filter((name) => {
       const [left, right] = results[name]!.data as Float32Array;
-      expect(left, name).toBeCloseTo(right!, 3);
-    }
+      return !(Math.abs(left! - right!) < 1e-3);
+    });
+    expect(far).toEqual([]);
   });
 });

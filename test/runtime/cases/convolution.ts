@@ -93,7 +93,11 @@ function label({ x, kernel, out, strides }: Geometry): string {
 }
 
 /** Several convolutions in one function. */
-function convolutions(name: string, list: readonly Geometry[], gradients: boolean): KernelCase {
+export function convolutions(
+  name: string,
+  list: readonly Geometry[],
+  gradients: boolean,
+): KernelCase {
   const inputs: { [name: string]: HostTensor } = {};
   list.forEach(({ x, kernel, out }, i) => {
     inputs[`x${i}`] = normals(`${name} x${i}`, x);
