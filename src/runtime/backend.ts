@@ -254,6 +254,7 @@ const MULTI_OUTPUT = new Set([
   "TopK",
   "TesseraGroupNormGrad",
   "TesseraLayerNormGrad",
+  "TesseraAttentionGrad",
 ]);
 
 function isTraced(entry: Entry): boolean {

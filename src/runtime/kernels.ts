@@ -682,6 +682,15 @@ const own: { readonly [op: string]: KernelRule } = {
     trace: (tracer, values, attrs) =>
       tracer.add("LayerNormGrad", values, plain(attrs), values.slice(0, 3)),
   },
+  TesseraAttention: single("Attention", ["query", "key", "value"], ([query, , value]) => ({
+    shape: [...query!.shape.slice(0, 3), value!.shape[3]!],
+    dtype: "float32",
+  })),
+  TesseraAttentionGrad: {
+    inputs: ["query", "key", "value", "dy"],
+    trace: (tracer, values, attrs) =>
+      tracer.add("AttentionGrad", values, plain(attrs), values.slice(0, 3)),
+  },
   TesseraSilu: single("Silu", ["x"], same),
   TesseraSiluGrad: single("SiluGrad", ["x", "dy"], same),
   TesseraGelu: single("Gelu", ["x"], same),

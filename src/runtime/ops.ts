@@ -7,6 +7,7 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { causalBiasValues } from "./attention-bias.ts";
 import { runKernel } from "./own-kernels.ts";
 import { activeTracer } from "./tracing.ts";
 
@@ -146,6 +147,10 @@ export function attention(
   { causal = false, bias }: AttentionOptions = {},
 ): tf.Tensor4D {
   const [, , queries, width] = query.shape;
+  if (activeTracer() && !bias) {
+    const attrs = { causal, scale: 1 / Math.sqrt(width) };
+    return runKernel("TesseraAttention", { query, key, value }, attrs) as tf.Tensor4D;
+  }
   const keys = key.shape[2];
   let scores: tf.Tensor = tf.matMul(tf.mul(query, 1 / Math.sqrt(width)), key, false, true); // [B, h, N, M]
   if (bias) {
@@ -159,13 +164,7 @@ export function attention(
 
 /** [N, M]: 0 where query i may see key j, j <= i + M - N, and -1e9 elsewhere. */
 export function causalBias(queries: number, keys: number): tf.Tensor2D {
-  const values = new Float32Array(queries * keys);
-  for (let i = 0; i < queries; i++) {
-    for (let j = i + keys - queries + 1; j < keys; j++) {
-      values[i * keys + j] = -1e9;
-    }
-  }
-  return tf.tensor2d(values, [queries, keys]);
+  return tf.tensor2d(causalBiasValues(queries, keys), [queries, keys]);
 }
 
 /**

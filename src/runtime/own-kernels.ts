@@ -57,6 +57,12 @@ for (const norm of ["TesseraGroupNorm", "TesseraLayerNorm"]) {
   });
 }
 
+gradient("TesseraAttention", ["query", "key", "value"], (dy, [query, key, value], attrs) => {
+  const inputs = { query: query!, key: key!, value: value!, dy };
+  const at = (i: number) => () => (run("TesseraAttentionGrad", inputs, attrs) as tf.Tensor[])[i]!;
+  return { query: at(0), key: at(1), value: at(2) };
+});
+
 for (const activation of ["TesseraSilu", "TesseraGelu"]) {
   gradient(activation, ["x"], (dy, [x]) => ({
     x: () => runKernel(`${activation}Grad`, { x: x!, dy }),

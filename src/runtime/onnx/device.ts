@@ -13,6 +13,7 @@ import type { Graph } from "../graph.ts";
 import type { HostDType, HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { GraphBuilder } from "./builder.ts";
+import { attentionRules } from "./attention.ts";
 import { convolutionRules } from "./convolution.ts";
 import { elementwiseRules } from "./elementwise.ts";
 import { lowerGraph, type Rule } from "./lowering.ts";
@@ -27,6 +28,7 @@ export const ONNX_RULES: { readonly [op: string]: Rule } = {
   ...shapingRules,
   ...reductionRules,
   ...normRules,
+  ...attentionRules,
   ...convolutionRules,
   ...resamplingRules,
 };

@@ -1,7 +1,6 @@
 /** @file ONNX lowering of reductions, products and what sorts or accumulates along an axis. */
 
 import type { GraphNode, Value } from "../graph.ts";
-import { oneHot } from "./shaping.ts";
 import { axisIn, hasImageLayout, type Lowering, type Rule, toFirst } from "./lowering.ts";
 import { ELEMENT_TYPES } from "./model.ts";
 
@@ -166,23 +165,20 @@ export const reductionRules: { readonly [op: string]: Rule } = {
     lowering.set(node.outputs[0]!, spread ? g.op("Add", [hit, spread]) : hit);
   },
 
-  // (softmax - target) dy
+  // (softmax - target) dy: the labels' places are written over instead of subtracting a one-hot matrix.
   SoftmaxCrossEntropyGrad: (lowering, node) => {
     const { g } = lowering;
     const [logits, labels, dy] = node.inputs;
     const [rows, classes] = logits!.shape as [number, number];
     const smoothing = (node.attrs["smoothing"] as number | undefined) ?? 0;
     const p = g.op("Exp", [logProbabilities(lowering, logits!)]);
-    const low = smoothing / classes;
-    const target = oneHot(
-      lowering,
-      lowering.full(labels!),
-      classes,
-      [low, 1 - smoothing + low],
-      "float32",
-    );
+    const spread = smoothing > 0 ? g.op("Sub", [p, g.scalar(smoothing / classes)]) : p;
+    const index = lowering.reshape(lowering.full(labels!), [rows, 1]);
+    const hit = g.op("GatherElements", [spread, index], { axis: 1 });
+    const lowered = g.op("Sub", [hit, g.scalar(1 - smoothing)]); // [rows, 1]
+    const difference = g.op("ScatterElements", [spread, index, lowered], { axis: 1 });
     const scale = lowering.reshape(lowering.full(dy!), [rows, 1]);
-    lowering.set(node.outputs[0]!, g.op("Mul", [g.op("Sub", [p, target]), scale]));
+    lowering.set(node.outputs[0]!, g.op("Mul", [difference, scale]));
   },
 };
 
