@@ -8,9 +8,6 @@ import { checkOutcome, describeCheck, Mismatch } from "./check.ts";
 import type { Peer } from "./peer.ts";
 import type { Outcome, Workload } from "./workloads.ts";
 
-/** Repetitions of the check; all but the first are also the trial that picks a variant. */
-const CHECKED = 3;
-
 /** What one side took. */
 export interface Sample {
   /** Seconds of each repetition. */
@@ -28,6 +25,8 @@ export interface Comparison {
   readonly variant: string;
   /** How many times as fast as the peer: ratio of the medians. */
   readonly ratio: number;
+  /** The same of the fastest repetitions, which other processes disturb least. */
+  readonly best: number;
   /** The same for each round by itself. */
   readonly rounds: readonly number[];
 }
@@ -59,7 +58,8 @@ export async function compare(
   plan: Plan,
   say: (line: string) => void,
 ): Promise<Comparison | undefined> {
-  const checked = await takeTurn(workload, CHECKED, true);
+  // All but the first are also the trial that picks a variant, where there is a choice.
+  const checked = await takeTurn(workload, variants.length > 1 ? 3 : 2, true);
   const [first, ...later] = checked.seconds.map((seconds) => `${seconds.toFixed(2)} s`);
   say(`ours: the first repetition with trace and session took ${first}, then ${later.join(", ")}`);
   const { variant, chosen } = await fastestVariant(workload, peer, variants, checked.outcomes, say);
@@ -95,6 +95,7 @@ export async function compare(
     theirs,
     variant,
     ratio: quantile(theirs.seconds) / quantile(ours.seconds),
+    best: quantile(theirs.seconds, 0) / quantile(ours.seconds, 0),
     rounds: ours.turns.map((seconds, i) => theirs.turns[i]! / seconds),
   };
 }
@@ -113,7 +114,7 @@ async function fastestVariant(
     if (parameters !== workload.parameters) {
       throw new Mismatch(`${workload.parameters} parameters here, ${parameters} in the twin`);
     }
-    const turn = await peer.ask("run", { count: CHECKED, check: true });
+    const turn = await peer.ask("run", { count: outcomes.length, check: true });
     turn.outcomes.forEach((theirs, i) => checkOutcome(outcomes[i]!, theirs, i));
     const seconds = Math.min(...turn.seconds.slice(1));
     best = seconds < best.seconds ? { variant, seconds } : best;

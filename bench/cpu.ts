@@ -89,11 +89,13 @@ async function measure(
   }
 }
 
-function report({ ours, theirs, variant, ratio, rounds }: Comparison): void {
+function report({ ours, theirs, variant, ratio, best, rounds }: Comparison): void {
   const [low, high] = [Math.min(...rounds), Math.max(...rounds)].map((x) => x.toFixed(2));
   print(`  ours  ${spread(ours)}`);
   print(`  twin  ${spread(theirs)}; ${variant}`);
-  print(`  ratio ${ratio.toFixed(2)}, by round ${low} to ${high}`);
+  print(
+    `  ratio ${ratio.toFixed(2)} of the medians, ${best.toFixed(2)} of the fastest, by round ${low} to ${high}`,
+  );
   const idle = [ours.idle / sum(theirs.seconds), theirs.idle / sum(ours.seconds)];
   const [own, other] = idle.map((share) => `${(100 * share).toFixed(1)} %`);
   print(
@@ -104,8 +106,10 @@ function report({ ours, theirs, variant, ratio, rounds }: Comparison): void {
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 
 function spread({ seconds }: Sample): string {
-  const [low, middle, high] = [0.25, 0.5, 0.75].map((q) => quantile(seconds, q).toFixed(3));
-  return `median ${middle} s, middle half ${low} to ${high} s, of ${seconds.length}`;
+  const [least, low, middle, high] = [0, 0.25, 0.5, 0.75].map((q) =>
+    quantile(seconds, q).toFixed(3),
+  );
+  return `median ${middle} s, middle half ${low} to ${high} s, fastest ${least} s, of ${seconds.length}`;
 }
 
 function print(line: string): void {
