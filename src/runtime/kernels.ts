@@ -477,6 +477,14 @@ const shapes: { readonly [op: string]: KernelRule } = {
       return tracer.add("GatherV2", [x!, indices!], { axis }, [{ shape, dtype: x!.dtype }]);
     },
   },
+  GatherNd: single("GatherNd", ["params", "indices"], ([x, indices]) => ({
+    shape: [...indices!.shape.slice(0, -1), ...x!.shape.slice(indices!.shape.at(-1))],
+    dtype: x!.dtype,
+  })),
+  ScatterNd: single("ScatterNd", ["indices", "updates"], ([, updates], attrs) => ({
+    shape: attrs["shape"] as number[],
+    dtype: updates!.dtype,
+  })),
   OneHot: {
     inputs: ["indices"],
     trace: (tracer, [indices], attrs) => {
@@ -556,9 +564,13 @@ const products: { readonly [op: string]: KernelRule } = {
       const rows = a!.shape.at(transposeA ? -1 : -2)!;
       const columns = b!.shape.at(transposeB ? -2 : -1)!;
       const batch = broadcast(a!.shape.slice(0, -2), b!.shape.slice(0, -2));
-      return tracer.add("BatchMatMul", [a!, b!], { transposeA, transposeB }, [
-        { shape: [...batch, rows, columns], dtype: "float32" },
+      const shape = [...batch, rows, columns];
+      const operands = [toFloat(tracer, a!), toFloat(tracer, b!)];
+      const [product] = tracer.add("BatchMatMul", operands, { transposeA, transposeB }, [
+        { shape, dtype: "float32" },
       ]);
+      const dtype = a!.dtype; // TensorFlow.js gives a product its first operand's type
+      return tracer.add("Cast", [product!], { dtype }, [{ shape, dtype }]);
     },
   },
   Einsum: {

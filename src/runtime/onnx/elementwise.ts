@@ -42,6 +42,17 @@ function pointwise(emit: Emit): Rule {
 
 const named = (op: string): Rule => pointwise(({ g }, inputs) => g.op(op, inputs));
 
+/** As `named`; truth values, which ONNX does not calculate with, count as 0 and 1. */
+const numeric = (op: string): Rule =>
+  pointwise(({ g }, inputs, node) =>
+    g.op(
+      op,
+      inputs.map((name, i) =>
+        node.inputs[i]!.dtype === "bool" ? g.op("Cast", [name], { to: ELEMENT_TYPES.int32 }) : name,
+      ),
+    ),
+  );
+
 /** Natural constants are float32 scalars; integer kernels get theirs by type. */
 function scalarLike(lowering: Lowering, node: GraphNode, value: number): string {
   return node.outputs[0]!.dtype === "int32"
@@ -76,7 +87,9 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
   Sign: named("Sign"),
   Floor: named("Floor"),
   Ceil: named("Ceil"),
-  Round: named("Round"),
+  Round: pointwise(({ g }, [x], node) =>
+    g.op(node.inputs[0]!.dtype === "int32" ? "Identity" : "Round", [x!]),
+  ),
   Sin: named("Sin"),
   Cos: named("Cos"),
   Tan: named("Tan"),
@@ -144,13 +157,13 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
       : g.op("Where", [positive, g.scalar(1), g.scalar(alpha)]);
   }),
 
-  Add: named("Add"),
-  Sub: named("Sub"),
-  Multiply: named("Mul"),
+  Add: numeric("Add"),
+  Sub: numeric("Sub"),
+  Multiply: numeric("Mul"),
   RealDiv: named("Div"),
   Pow: named("Pow"),
-  Maximum: named("Max"),
-  Minimum: named("Min"),
+  Maximum: numeric("Max"),
+  Minimum: numeric("Min"),
   FloorDiv: pointwise((lowering, inputs, node) =>
     lowering.g.op("Cast", [floorDiv(lowering, inputs, node)], { to: ELEMENT_TYPES.int32 }),
   ),
@@ -168,13 +181,18 @@ export const elementwiseRules: { readonly [op: string]: Rule } = {
 
   Equal: named("Equal"),
   NotEqual: pointwise(({ g }, inputs) => g.op("Not", [g.op("Equal", inputs)])),
-  Less: named("Less"),
-  LessEqual: named("LessOrEqual"),
-  Greater: named("Greater"),
-  GreaterEqual: named("GreaterOrEqual"),
+  Less: numeric("Less"),
+  LessEqual: numeric("LessOrEqual"),
+  Greater: numeric("Greater"),
+  GreaterEqual: numeric("GreaterOrEqual"),
   LogicalAnd: named("And"),
   LogicalOr: named("Or"),
-  Select: named("Where"),
+  // ONNX Runtime chooses between no truth values: there c ? t : e is (c and t) or (not c and e).
+  Select: pointwise(({ g }, [c, t, e], node) =>
+    node.outputs[0]!.dtype === "bool"
+      ? g.op("Or", [g.op("And", [c!, t!]), g.op("And", [g.op("Not", [c!]), e!])])
+      : g.op("Where", [c!, t!, e!]),
+  ),
 
   Cast: (lowering, node) => {
     const [x] = node.inputs;

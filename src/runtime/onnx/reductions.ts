@@ -71,8 +71,12 @@ function boolean(op: "ReduceMin" | "ReduceMax"): Rule {
 function argument(op: string): Rule {
   return (lowering, node) => {
     const { g } = lowering;
+    const [x] = node.inputs;
     const axis = node.attrs["axis"] as number;
-    const index = g.op(op, [lowering.full(node.inputs[0]!)], { axis, keepdims: 0 });
+    const whole = lowering.full(x!);
+    const numbers =
+      x!.dtype === "bool" ? g.op("Cast", [whole], { to: ELEMENT_TYPES.int32 }) : whole;
+    const index = g.op(op, [numbers], { axis, keepdims: 0 });
     lowering.set(node.outputs[0]!, g.op("Cast", [index], { to: ELEMENT_TYPES.int32 }));
   };
 }

@@ -127,6 +127,24 @@ export const shapingRules: { readonly [op: string]: Rule } = {
     lowering.set(node.outputs[0]!, name);
   },
 
+  GatherNd: (lowering, node) => {
+    const [x, indices] = node.inputs;
+    const places = lowering.g.op("Cast", [lowering.full(indices!)], { to: ELEMENT_TYPES.int64 });
+    lowering.set(node.outputs[0]!, lowering.g.op("GatherND", [lowering.full(x!), places]));
+  },
+
+  // Updates of one place add up.
+  ScatterNd: (lowering, node) => {
+    const { g } = lowering;
+    const [indices, updates] = node.inputs;
+    const [y] = node.outputs;
+    const zero = g.constant(y!.dtype, [1], literalValues(y!.dtype, [0]));
+    const zeros = g.op("Expand", [zero, g.ints(y!.shape)]);
+    const places = g.op("Cast", [lowering.full(indices!)], { to: ELEMENT_TYPES.int64 });
+    const given = lowering.full(updates!);
+    lowering.set(y!, g.op("ScatterND", [zeros, places, given], { reduction: "add" }));
+  },
+
   OneHot: (lowering, node) => {
     const { x, y } = one(node);
     const { depth, onValue, offValue } = node.attrs as {

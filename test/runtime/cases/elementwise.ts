@@ -260,6 +260,21 @@ const others: readonly KernelCase[] = [
     ],
   },
   {
+    name: "truth values in arithmetic and choices",
+    inputs: { truth, row, f: normals("truth f", [4, 3]), i: integers("truth i", [4, 3], -5, 5) },
+    run: ({ truth: x, row: y, f, i }) => [
+      tf.mul(x!, f!),
+      tf.sub(i!, x!),
+      tf.maximum(i!, x!),
+      tf.less(x!, y!),
+      tf.greaterEqual(x!, y!),
+      tf.where(x!, tf.logicalNot(x!), x!),
+      tf.argMax(x!, 0),
+      tf.mean(x!),
+      tf.round(i!),
+    ],
+  },
+  {
     name: "comparisons of bools",
     inputs: { truth, row },
     run: ({ truth: x, row: y }) => [tf.equal(x!, y!), tf.notEqual(x!, y!)],

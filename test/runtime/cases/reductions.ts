@@ -217,6 +217,11 @@ export const reductionAndProductCases: readonly KernelCase[] = [
     gradients: ["a", "b", "v"],
   },
   {
+    name: "BatchMatMul: integers",
+    inputs: { a: integers("ia", [2, 3], -9, 9), b: integers("ib", [3, 2], -9, 9) },
+    run: ({ a, b }) => tf.matMul(a!, b!),
+  },
+  {
     name: "BatchMatMul: no rows and no terms",
     inputs: { a: float32([0, 3], []), b: normals("e", [3, 2]), c: float32([2, 0], []) },
     run: ({ a, b, c }) => [tf.matMul(a!, b!), tf.matMul(c!, tf.reshape(a!, [0, 3]))],

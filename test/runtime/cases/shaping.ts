@@ -211,6 +211,36 @@ export const shapingCases: readonly KernelCase[] = [
     gradients: ["table"],
   },
   {
+    name: "GatherNd",
+    inputs: {
+      x: normals("gather nd", [3, 4, 2]),
+      image: normals("gather nd image", [2, 3, 4, 5]),
+      i: integers("gather nd i", [3, 4], -9, 9),
+    },
+    run: ({ x, image, i }) => {
+      const pairs = tf.tensor2d([0, 1, 2, 3, 2, 0], [3, 2], "int32");
+      return [
+        tf.gatherND(x!, pairs),
+        tf.gatherND(i!, pairs),
+        tf.gatherND(x!, tf.tensor2d([2, 0], [2, 1], "int32")),
+        tf.gatherND(afterConvolution(image!), tf.tensor2d([1, 2, 3], [1, 3], "int32")),
+      ];
+    },
+  },
+  {
+    name: "ScatterNd",
+    inputs: {
+      x: normals("scatter nd", [3, 2]),
+      i: integers("scatter nd i", [3], -9, 9),
+      places: int32([3, 1], [4, 0, 4]),
+    },
+    run: ({ x, i, places }) => [
+      tf.scatterND(places!, x!, [6, 2]),
+      tf.scatterND(places!, i!, [5]),
+      tf.scatterND(tf.tensor2d([0, 1, 1, 1, 0, 1], [3, 2], "int32"), i!, [2, 2]),
+    ],
+  },
+  {
     name: "OneHot",
     inputs: {
       ids: int32([2, 3], [0, 1, 2, 3, 4, 9]),
