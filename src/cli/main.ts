@@ -1,0 +1,27 @@
+#!/usr/bin/env node
+/**
+ * @file The command `tessera`. It reads the arguments, runs one command and turns what was thrown
+ * into words and an exit code: 0 done, 2 the user's to mend, 1 a bug or a check that did not hold,
+ * 130 and 143 stopped by a signal.
+ */
+
+import { exitCodeOfError } from "./failures.ts";
+import { buildProgram } from "./program.ts";
+
+// A reader that goes away (`tessera show X | head`) is no error.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") {
+      throw error;
+    }
+    process.exit();
+  });
+}
+
+try {
+  await buildProgram().parseAsync(process.argv);
+} catch (error) {
+  process.exitCode = exitCodeOfError(error);
+}
+// Native libraries may keep threads alive that no longer do anything; what was printed goes first.
+process.stdout.write("", () => process.stderr.write("", () => process.exit()));

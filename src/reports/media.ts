@@ -1,0 +1,84 @@
+/** @file Pictures and clips of a run, inline in its page. */
+
+import { readFileSync } from "node:fs";
+import { extname } from "node:path";
+import { formatBytes } from "./format.ts";
+import { type Html, html } from "./html.ts";
+import type { SampleFile } from "./run-folder.ts";
+
+/** What browsers show without help; anything else (FFV1 in .mkv) is listed by name. */
+const shown: { readonly [extension: string]: string } = {
+  ".mp4": "video/mp4",
+  ".webm": "video/webm",
+  ".png": "image/png",
+  ".jpg": "image/jpeg",
+  ".gif": "image/gif",
+  ".webp": "image/webp",
+};
+
+/** All media of a page together: a report should open on a phone and go through mail. */
+const pageBudget = 16 * 2 ** 20;
+
+/** One heading with its files. */
+export interface MediaGroup {
+  readonly title: string;
+  readonly files: readonly SampleFile[];
+}
+
+/**
+ * Samples by what they show: reconstructions, generated clips, then one group for each folder (an
+ * evaluation's pictures), then the rest.
+ */
+export function groupMedia(samples: readonly SampleFile[]): MediaGroup[] {
+  const titleOf = ({ path }: SampleFile): string => {
+    const slash = path.indexOf("/");
+    if (slash > 0) {
+      return `From ${path.slice(0, slash)}`;
+    }
+    if (path.startsWith("reconstruction")) {
+      return "Originals and their reconstructions";
+    }
+    return path.startsWith("generated") ? "Generated" : "Other samples";
+  };
+  const order = ["Originals", "Generated", "From", "Other"];
+  const rank = (title: string): number => order.findIndex((start) => title.startsWith(start));
+  const titles = [...new Set(samples.map(titleOf))].sort((a, b) => rank(a) - rank(b));
+  return titles.map((title) => ({
+    title,
+    files: samples.filter((sample) => titleOf(sample) === title),
+  }));
+}
+
+/** The section's HTML: clips that play by themselves, pictures, and the names of what was left out. */
+export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): Html {
+  let left = budget;
+  const omitted: SampleFile[] = [];
+  const sections = groups.map(({ title, files }) => {
+    const figures = files.flatMap((file) => {
+      const type = shown[extname(file.path).toLowerCase()];
+      if (type === undefined || file.bytes > left) {
+        omitted.push(file);
+        return [];
+      }
+      left -= file.bytes;
+      return [figure(file, type)];
+    });
+    return figures.length > 0 ? html`<h3>${title}</h3><div class="media">${figures}</div>` : html``;
+  });
+  return html`${sections}${
+    omitted.length > 0 &&
+    html`<p class="small soft">In the run's samples folder, not on this page: ${omitted
+      .map((file) => `${file.path} (${formatBytes(file.bytes)})`)
+      .join(", ")}.</p>`
+  }`;
+}
+
+function figure(file: SampleFile, type: string): Html {
+  const source = `data:${type};base64,${readFileSync(file.file).toString("base64")}`;
+  const name = file.path.replace(/\.[^.]*$/, "").replace(/^.*\//, "");
+  const label = name.replace(/[-_]+/g, " ");
+  if (type.startsWith("video/")) {
+    return html`<figure class="card"><video src="${source}" autoplay loop muted playsinline aria-label="${label}"></video><figcaption>${label}</figcaption></figure>`;
+  }
+  return html`<figure class="card${/sheet|grid|worst|best/.test(name) ? " wide" : ""}"><img src="${source}" alt="${label}" loading="lazy"><figcaption>${label}</figcaption></figure>`;
+}
