@@ -21,7 +21,8 @@ against \`reference\`.
 A function given to \`device.compile\` may use any operation whose kernel stands under \`cpu\`;
 another one is refused with its name and the line that asked for it. Operations of TensorFlow.js that
 it composes of others (\`tf.moments\`, \`tf.logSoftmax\`, \`tf.losses\`, ...) need no kernel of their own.
-Outside compiled functions all of TensorFlow.js works, in plain JavaScript.
+What depends on constants alone (\`tf.fill\`, \`tf.range\`, arithmetic on captured numbers) is computed
+while the function is traced. Outside compiled functions all of TensorFlow.js works, in plain JavaScript.
 
 `;
 
@@ -34,6 +35,9 @@ const NOT_COMPILED = `
 ## In TensorFlow.js, not in compiled functions
 
 `;
+
+/** Kernels without tensor inputs: their results are constants of a trace. */
+const CONSTANTS = new Set(["Fill", "LinSpace", "Range"]);
 
 const isOwn = (kernel: string) => kernel.startsWith("Tessera");
 const code = (text: string) => `\`${text}\``;
@@ -51,7 +55,9 @@ export function kernelTable(): string {
     ["---", "---", "---", "---"],
     ...rows,
   ];
-  const left = [...onReference].filter((kernel) => !(kernel in KERNEL_RULES)).sort();
+  const left = [...onReference]
+    .filter((kernel) => !(kernel in KERNEL_RULES) && !CONSTANTS.has(kernel))
+    .sort();
   return [
     INTRODUCTION,
     ...table.map((cells) => `| ${cells.join(" | ")} |\n`),
