@@ -15,8 +15,9 @@ export const PAGE = "docs/kernels.md";
 const INTRODUCTION = `# Kernels
 
 What TensorFlow.js operations become on each device. This page is generated
-(\`npx tsx scripts/kernel-table.ts\`); every line is proven by \`test/runtime\`, values and gradients
-against \`reference\`.
+(\`npx tsx scripts/kernel-table.ts\`); \`test/runtime\` holds every line against
+\`reference\`, values and gradients. Padded average pooling and resizing differ from it on purpose: their
+gradients in TensorFlow.js are not those of the operations, ours are.
 
 A function given to \`device.compile\` may use any operation whose kernel stands under \`cpu\`;
 another one is refused with its name and the line that asked for it. Operations of TensorFlow.js that
@@ -39,8 +40,14 @@ const NOT_COMPILED = `
 /** Kernels without tensor inputs: their results are constants of a trace. */
 const CONSTANTS = new Set(["Fill", "LinSpace", "Range"]);
 
+/** Kernels whose gradient takes others that have no compiled form. */
+const UNCOMPILED_GRADIENT = new Set(["MaxPool3D", "Prod"]);
+
 const isOwn = (kernel: string) => kernel.startsWith("Tessera");
 const code = (text: string) => `\`${text}\``;
+
+const hasGradient = (kernel: string) =>
+  tf.getGradient(kernel) !== undefined && !UNCOMPILED_GRADIENT.has(kernel);
 
 /** The page's text. */
 export function kernelTable(): string {
@@ -48,7 +55,7 @@ export function kernelTable(): string {
   const onReference = new Set(tf.getKernelsForBackend("cpu").map((kernel) => kernel.kernelName));
   const rows = compiled.map((kernel) => {
     const reference = isOwn(kernel) ? "composed" : onReference.has(kernel) ? "yes" : "no";
-    return [code(kernel), "yes", reference, tf.getGradient(kernel) ? "yes" : "no"];
+    return [code(kernel), "yes", reference, hasGradient(kernel) ? "yes" : "no"];
   });
   const table = [
     ["kernel", "cpu", "reference", "has a gradient"],
