@@ -68,7 +68,9 @@ describe.each(pages)("%s", (page) => {
     const named = [...text.matchAll(/\b([a-z]+)(?:=|: ")@([a-z0-9-]+)/g)];
     const unknown = named.filter(([, key = "", name = ""]) => {
       const group = groups[key];
-      return group !== undefined && !name.startsWith("my-") && !componentNames(group).includes(name);
+      return (
+        group !== undefined && !name.startsWith("my-") && !componentNames(group).includes(name)
+      );
     });
     expect(unknown.map(([found]) => found)).toEqual([]);
   });
