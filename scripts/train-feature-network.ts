@@ -61,6 +61,8 @@ const configOf = ([frames, height, width]: Size): MovingShapesConfig => ({
   shapes: [...shapeNames],
   colours: Object.keys(colours) as (keyof typeof colours)[],
   textures: [...textureNames],
+  sizes: ["small", "medium", "large"],
+  speeds: ["slow", "medium", "fast"],
   occlusion: 0.3,
   stochastic: true,
   moving_background: true,

@@ -15,12 +15,14 @@ import { closed, type Static, Type } from "../config/schema.ts";
 import type { Dataset, Sample } from "./dataset.ts";
 import { WorkerPool } from "./pool.ts";
 import { type RenderTask, renderSample } from "./shapes/sample.ts";
-import { colours, motionClasses, shapeNames, textureNames } from "./shapes/scene.ts";
+import { colours, motionClasses, shapeNames, sizes, speeds, textureNames } from "./shapes/scene.ts";
 
 /** Changes whenever the bytes of any clip change. */
 const GENERATOR = "moving-shapes-1";
 
 const colourNames = Object.keys(colours) as (keyof typeof colours)[];
+const sizeNames = Object.keys(sizes) as (keyof typeof sizes)[];
+const speedNames = Object.keys(speeds) as (keyof typeof speeds)[];
 
 /** A non-empty subset of a list of names, all by default. */
 function subset<const Name extends string>(names: readonly Name[], description: string) {
@@ -68,6 +70,8 @@ export const schema = closed(
     shapes: subset(shapeNames, "Shapes to draw from."),
     colours: subset(colourNames, "Shape colours to draw from."),
     textures: subset(textureNames, "Background textures to draw from."),
+    sizes: subset(sizeNames, "Sizes of the shape to draw from."),
+    speeds: subset(speedNames, "Speeds to draw from: how far the shape goes in the clip."),
     occlusion: Type.Number({
       minimum: 0,
       maximum: 1,

@@ -74,6 +74,8 @@ export interface World {
   readonly shapes: readonly ShapeName[];
   readonly colours: readonly Colour[];
   readonly textures: readonly Texture[];
+  readonly sizes: readonly Size[];
+  readonly speeds: readonly Speed[];
   /** Probability that a bar hides part of the clip. */
   readonly occlusion: number;
   /** Whether the branch is drawn; else every path goes on as it began. */
@@ -145,8 +147,8 @@ export function factorBits(world: World): { readonly [factor: string]: number } 
     motion: Math.log2(world.motions.length),
     shape: Math.log2(world.shapes.length),
     colour: Math.log2(world.colours.length),
-    size: Math.log2(Object.keys(sizes).length),
-    speed: Math.log2(Object.keys(speeds).length),
+    size: Math.log2(world.sizes.length),
+    speed: Math.log2(world.speeds.length),
     texture: Math.log2(world.textures.length),
     background: Math.log2(Object.keys(backgrounds).length),
     occluded: p > 0 && p < 1 ? -p * Math.log2(p) - (1 - p) * Math.log2(1 - p) : 0,
@@ -278,8 +280,8 @@ export function drawScene(world: World, motion: Motion, random: Random): Scene {
   const side = Math.min(height, width);
   const shape = random.choice(world.shapes);
   const colour = random.choice(world.colours);
-  const size = random.choice(keysOf(sizes));
-  const speed = random.choice(keysOf(speeds));
+  const size = random.choice(world.sizes);
+  const speed = random.choice(world.speeds);
   const texture = random.choice(world.textures);
   const background = random.choice(keysOf(backgrounds));
   const driftStep = [0, 2, 4][random.int(3)]! * side; // 1/256 pixel: 0, 1/128 or 1/64 side a frame
