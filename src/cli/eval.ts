@@ -54,7 +54,10 @@ Examples:
       if (options.list) {
         await list(options);
       } else if (dir === undefined) {
-        throw new UserError("which run?", "tessera eval <run folder>, or tessera eval --list");
+        throw new UserError(
+          "no run folder is named",
+          "tessera eval RUN [--suite ...], the run before its options; or tessera eval --list",
+        );
       } else {
         await evaluate(dir, options);
       }
@@ -63,7 +66,8 @@ Examples:
 
 async function evaluate(dir: string, options: EvalOptions): Promise<void> {
   const { openRun, readRunConfig } = await import("../trainers/open-run.ts");
-  const suites = await chooseSuites(dir, readRunConfig(dir), options.suite ?? []);
+  readRunConfig(dir); // says so when this is no run folder
+  const suites = await chooseSuites(dir, options.suite ?? []);
   const recorded = recordedScores(dir);
   const run = await openRun(dir, { warn: say });
   let scores: Score[];
@@ -86,11 +90,9 @@ async function evaluate(dir: string, options: EvalOptions): Promise<void> {
 }
 
 /** The suites asked for, by name; the run's own when none is named. */
-async function chooseSuites(
-  dir: string,
-  config: Experiment,
-  asked: readonly string[],
-): Promise<Suites> {
+async function chooseSuites(dir: string, asked: readonly string[]): Promise<Suites> {
+  // config.yaml keeps the order of the evaluations; the canonical config.json sorts its keys.
+  const { config } = await loadExperiment(dir);
   if (asked.length === 0) {
     return config.evals;
   }
@@ -111,7 +113,7 @@ async function chooseSuites(
       // One that the run has already, under whatever name, is not computed twice.
       const text = JSON.stringify(suite);
       if (asked.includes(name) || !Object.values(chosen).some((s) => JSON.stringify(s) === text)) {
-        chosen[name.slice(1)] = suite;
+        chosen[name.slice(1) in chosen ? name : name.slice(1)] = suite;
       }
     } else {
       throw new UserError(
@@ -156,7 +158,7 @@ async function scoresOf(
       device,
       progress,
       stop,
-      dataset: run.dataset,
+      dataset: (split: "train" | "validation") => run.dataset(split),
       warn: (message: string) => progress.say(`warning: ${message}`),
     };
     const networks = { tokenizer, ...(objective && { objective }) };

@@ -52,7 +52,7 @@ async function countIds(
   const stated: unknown = JSON.parse(table.schema.metadata.get("factors") ?? "null");
   const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
   const factors = given ?? (Array.isArray(stated) ? (stated as number[]) : [largest + 1]);
-  const counts = factors.map((size) => new Array<number>(size).fill(0));
+  const counts = factors.map((size) => Array.from({ length: size }, () => 0));
   let tokens = 0;
   for (const row of rows) {
     row.forEach((id, index) => {
