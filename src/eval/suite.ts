@@ -53,6 +53,8 @@ export interface EvalContext {
   samplesDir(): string;
   /** A line for people; the caller says which suite it is of. */
   progress(message: string, done?: number, total?: number): void;
+  /** Say why a suite gives no score, or one that is to be read with care. */
+  warn(message: string): void;
 }
 
 /** One evaluation: its scores, and what its pictures show. */

@@ -50,6 +50,7 @@ export async function evaluateSuite(
       mkdirSync(dir, { recursive: true });
       return dir;
     },
+    warn: (message) => run.warn(`${name}: ${message}`),
     progress(message, done, total) {
       run.stop.check();
       run.progress.note(

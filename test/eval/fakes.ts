@@ -81,6 +81,7 @@ export async function context(overrides: Partial<EvalContext> = {}): Promise<Eva
     batch: 10,
     dataset: shapes,
     tokenizer: blockTokenizer(5, 16, 8),
+    warn: () => {},
     samplesDir: () => (dir ??= mkdtempSync(join(tmpdir(), "tessera-eval-"))),
     progress: () => undefined,
     ...overrides,
