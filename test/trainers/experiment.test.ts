@@ -54,7 +54,7 @@ describe("experiment", () => {
   });
 
   test.each([
-    [["model.heads=3"], "model.heads"],
+    [["model.heads=5"], "model.heads"],
     [["dataset.frames=8"], "tokenizer"],
     [["trainer.tokenizer.accumulate=3"], "trainer.tokenizer.accumulate"],
     [["~objective"], "model"],
