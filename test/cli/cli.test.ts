@@ -75,8 +75,8 @@ describe("help and faults", () => {
     ]) {
       expect(all.stdout).toContain(`\n  ${command} `);
       const one = tessera(command, "--help");
-      expect(one.status, command).toBe(0);
-      expect(one.stdout, command).toMatch(/Example/);
+      expect({ command, status: one.status }).toEqual({ command, status: 0 });
+      expect(one.stdout).toMatch(/Example/);
     }
   });
 
@@ -210,8 +210,8 @@ describe("a run", () => {
     mkdirSync(empty);
     for (const command of ["eval", "generate", "report"]) {
       const { status, stderr } = tessera(command, empty);
-      expect(status, command).toBe(2);
-      expect(stderr, command).toContain("empty");
+      expect({ command, status }).toEqual({ command, status: 2 });
+      expect(stderr).toContain("empty");
     }
     const broken = join(dir, "broken");
     cpSync(folder(), broken, { recursive: true });
