@@ -84,7 +84,7 @@ export function permuted(
   const sides = perm.map((axis) => shape[axis]!);
   const steps = perm.map((axis) => strides[axis]!);
   const out = new Float32Array(values.length);
-  const at = new Array<number>(rank).fill(0);
+  const at = shape.map(() => 0);
   let from = 0;
   for (let i = 0; i < out.length; i++) {
     out[i] = values[from]!;
