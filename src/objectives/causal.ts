@@ -17,6 +17,7 @@ import { buildTransformer } from "../models/transformer.ts";
 import { Random } from "../runtime/random.ts";
 import { buildCausalSampler, causalSamplingSchema } from "./causal-sampler.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
+import { buildCausalPrior } from "./prior.ts";
 import { keptLabels, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
 
 export const causalSchema = closed(
@@ -90,6 +91,7 @@ export function buildCausal(
     },
 
     sampler: (device) => buildCausalSampler(device, transformer, config.sampling),
+    prior: (device) => buildCausalPrior(device, transformer),
   };
 }
 

@@ -24,6 +24,7 @@ import { bool } from "../runtime/tensors.ts";
 import { hiddenShare, maskScheduleSchema } from "./mask-schedule.ts";
 import { buildMaskedSampler, maskedSamplingSchema } from "./masked-sampler.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
+import { buildMaskedPrior } from "./prior.ts";
 import { keptLabels, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
 
 export const maskedSchema = closed(
@@ -101,6 +102,7 @@ export function buildMasked(
     },
 
     sampler: (device) => buildMaskedSampler(device, transformer, config.sampling),
+    prior: (device) => buildMaskedPrior(device, transformer),
   };
 }
 

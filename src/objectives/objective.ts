@@ -4,6 +4,7 @@ import type * as tf from "@tensorflow/tfjs-core";
 import type { Scope } from "../models/scope.ts";
 import type { Device } from "../runtime/device.ts";
 import type { HostTensors } from "../runtime/tensors.ts";
+import type { TokenPrior } from "./prior.ts";
 
 /** The token sequences that a transformer is built for. */
 export interface TokenSpace {
@@ -54,4 +55,6 @@ export interface Objective {
   };
   /** New token sequences: B·N·F sub-ids. Compiles what it needs on `device` once. */
   sampler(device: Device): (options: SampleOptions) => Promise<Int32Array>;
+  /** The transformer as a probability model for coding tokens without loss, where it can be one. */
+  prior?(device: Device): TokenPrior;
 }

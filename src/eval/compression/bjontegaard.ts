@@ -84,9 +84,7 @@ export function qualityAt(
 ): number | undefined {
   const { quality: y, logRate: x } = curve(points, "codec", interpolation);
   const at = Math.log10(rate);
-  return at < x[0]! || at > x.at(-1)!
-    ? undefined
-    : evaluate(x, y, slopes(x, y, interpolation), at);
+  return at < x[0]! || at > x.at(-1)! ? undefined : evaluate(x, y, slopes(x, y, interpolation), at);
 }
 
 interface Curve {
@@ -94,11 +92,7 @@ interface Curve {
   readonly quality: readonly number[];
 }
 
-function curve(
-  points: readonly RatePoint[],
-  name: string,
-  interpolation: Interpolation,
-): Curve {
+function curve(points: readonly RatePoint[], name: string, interpolation: Interpolation): Curve {
   const needed = interpolation === "cubic" ? 4 : 2;
   if (points.length < needed) {
     throw new UserError(
