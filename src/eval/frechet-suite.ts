@@ -112,7 +112,12 @@ async function run(
     context.progress("other real clips", floor.count, count);
   }
   const generated = featureSet();
-  if (config.generation && context.objective) {
+  const byLabel = !context.objective?.tasks || context.objective.tasks.names.includes("CG");
+  if (config.generation && context.objective && !byLabel) {
+    context.warn(
+      "the transformer has no task without a condition: generation is judged by `tasks`",
+    );
+  } else if (config.generation && context.objective) {
     for await (const { clips, size } of generate(context, context.objective, labels, config.seed)) {
       generated.add(await featuresOf(clips, size));
       context.progress("generated clips", generated.count, count);

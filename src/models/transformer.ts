@@ -67,6 +67,25 @@ export interface TransformerSpace {
 export interface TransformerOptions {
   /** Make an embedding of `[MASK]`. */
   readonly mask: boolean;
+  /** Number of task prompts; a prompt is a token of its own in front of the class. Default none. */
+  readonly prompts?: number;
+  /** Make the vectors that mark the tokens of a condition before the sequence. Default false. */
+  readonly prefix?: boolean;
+}
+
+/** What stands before the sequence besides the class. */
+export interface Before {
+  /** [B] int32: the task prompt of each sample. */
+  readonly prompts?: tf.Tensor1D;
+  /** Tokens of a condition. */
+  readonly prefix?: {
+    /** [B, P, F] int32 */
+    readonly ids: tf.Tensor3D;
+    /** [P] int32: the place of each in the sequence's grid. */
+    readonly places: tf.Tensor1D;
+    /** [B] bool: samples whose condition is replaced by [MASK]. */
+    readonly hidden: tf.Tensor1D;
+  };
 }
 
 /** The keys and values that a causal block has seen: two variables [B, h, N, d] a block. */
@@ -115,9 +134,15 @@ export interface Transformer {
    * @param ids [B, N, F] int32; values at masked positions have no influence
    * @param masked [B, N] bool
    * @param labels [B] int32 in [0, classes]; `nullClass` is "no class"
+   * @param before task prompts and condition tokens, where the transformer was built for them
    * @returns for each factor [B·N, V]
    */
-  bidirectional(ids: tf.Tensor3D, masked: tf.Tensor2D, labels: tf.Tensor1D): tf.Tensor2D[];
+  bidirectional(
+    ids: tf.Tensor3D,
+    masked: tf.Tensor2D,
+    labels: tf.Tensor1D,
+    before?: Before,
+  ): tf.Tensor2D[];
   /**
    * Logits of token i given the class and tokens 0..i-1, for all i at once. The input at place i is
    * token i-1 (the class at place 0) with the position embedding of token i, the one predicted.
@@ -149,7 +174,7 @@ export interface Transformer {
 export function buildTransformer(
   config: TransformerConfig,
   space: TransformerSpace,
-  { mask }: TransformerOptions,
+  { mask, prompts = 0, prefix = false }: TransformerOptions,
   scope: Scope,
 ): Transformer {
   for (const { message, hint } of checkTransformer(config)) {
@@ -168,6 +193,14 @@ export function buildTransformer(
     normal(initStd(width)),
   ) as tf.Tensor2D;
   const maskVector = mask ? embed.param("mask", [width], normal(initStd(width))) : undefined;
+  const promptTable =
+    prompts > 0
+      ? (embed.param("prompts", [prompts, width], normal(initStd(width))) as tf.Tensor2D)
+      : undefined;
+  // Row 0 is added to the tokens of a condition, row 1 is the separator behind them.
+  const prefixTable = prefix
+    ? (embed.param("prefix", [2, width], normal(initStd(width))) as tf.Tensor2D)
+    : undefined;
   const positions = buildPositions(embed, config.positions, width, grid, initStd(width));
   const blocks = Array.from({ length: depth }, (_, i) =>
     buildBlock(scope.child(`block${i}`), config),
@@ -194,6 +227,32 @@ export function buildTransformer(
   const embedLabels = (labels: tf.Tensor1D) =>
     tf.expandDims(embedding(classTable, labels), 1) as tf.Tensor3D;
 
+  /** Condition tokens and their separator, then the prompt: parts [B, n, D]. */
+  function embedBefore({ prompts: asked, prefix: given }: Before, batch: number): tf.Tensor3D[] {
+    if ((asked === undefined) !== (promptTable === undefined)) {
+      throw new Error("task prompts are given to a transformer exactly if it was built with them");
+    }
+    const parts: tf.Tensor3D[] = [];
+    if (given) {
+      if (prefixTable === undefined || maskVector === undefined) {
+        throw new Error("this transformer was built without a prefix");
+      }
+      const hide = tf.reshape(tf.cast(given.hidden, "float32"), [batch, 1, 1]);
+      const shown = tf.add(
+        tf.mul(embedTokens(given.ids), tf.sub(1, hide)),
+        tf.mul(maskVector, hide),
+      ); // [B, P, D]
+      const places = tf.gather(positions(), given.places); // [P, D]
+      const marked = tf.add(tf.add(shown, places), tf.slice(prefixTable, 0, 1));
+      const separator = tf.tile(tf.slice(prefixTable, 1, 1), [batch, 1]); // [B, D]
+      parts.push(marked as tf.Tensor3D, tf.expandDims(separator, 1) as tf.Tensor3D);
+    }
+    if (asked && promptTable) {
+      parts.push(tf.expandDims(embedding(promptTable, asked), 1) as tf.Tensor3D);
+    }
+    return parts;
+  }
+
   const run = (x: tf.Tensor3D, attend: Attend) =>
     blocks.reduce((y, block, index) => block(y, attend, index), x);
 
@@ -212,7 +271,7 @@ export function buildTransformer(
     nullClass: classes,
     tokens,
 
-    bidirectional(ids, masked, labels) {
+    bidirectional(ids, masked, labels, before = {}) {
       if (maskVector === undefined) {
         throw new Error("this transformer was built without a [MASK] embedding");
       }
@@ -220,9 +279,10 @@ export function buildTransformer(
       const hidden = tf.expandDims(tf.cast(masked, "float32"), -1); // [B, N, 1]
       const seen = tf.mul(embedTokens(ids), tf.sub(1, hidden)); // [B, N, D]
       const filled = tf.add(tf.add(seen, tf.mul(hidden, maskVector)), positions());
-      const x = tf.concat([embedLabels(labels), filled as tf.Tensor3D], 1); // [B, 1 + N, D]
+      const front = [...embedBefore(before, batch), embedLabels(labels)];
+      const x = tf.concat([...front, filled as tf.Tensor3D], 1); // [B, ... + 1 + N, D]
       const y = run(x, attendFully);
-      return logits(tf.slice(y, [0, 1, 0], [batch, tokens, width]));
+      return logits(tf.slice(y, [0, x.shape[1] - tokens, 0], [batch, tokens, width]));
     },
 
     causal(ids, labels) {

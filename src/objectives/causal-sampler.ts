@@ -14,7 +14,7 @@ import type { Compiled, Device } from "../runtime/device.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensors, int32 } from "../runtime/tensors.ts";
 import type { SampleOptions } from "./objective.ts";
-import { draw, drawProperties, guide, guidedLabels, needsBoth } from "./sampling.ts";
+import { draw, drawProperties, guidanceScale, guide, guidedLabels, needsBoth } from "./sampling.ts";
 import { checkCondition } from "./tokens.ts";
 
 export const causalSamplingSchema = closed(
@@ -42,10 +42,13 @@ export function buildCausalSampler(
   const step = sampling.cache ? cachedStep : fullStep;
 
   /** Guide and draw: logits for each factor [B or 2B, V], noise [F, B] to ids [F, B]. */
-  function drawAll(logits: tf.Tensor2D[], noise: tf.Tensor): { ids: tf.Tensor } {
-    const uniforms = tf.unstack(noise) as tf.Tensor1D[];
+  function drawAll(
+    logits: tf.Tensor2D[],
+    inputs: { readonly [name: string]: tf.Tensor },
+  ): { ids: tf.Tensor } {
+    const uniforms = tf.unstack(inputs.noise!) as tf.Tensor1D[];
     const drawn = logits.map((each, f) => {
-      return draw(both ? guide(each, sampling.guidance) : each, uniforms[f]!, sampling).ids;
+      return draw(both ? guide(each, inputs.scale!) : each, uniforms[f]!, sampling).ids;
     });
     return { ids: tf.stack(drawn) };
   }
@@ -58,7 +61,7 @@ export function buildCausalSampler(
       const previous = tf.tile(inputs.previous as tf.Tensor2D, [copies, 1]); // [B or 2B, F]
       const position = inputs.position as tf.Tensor1D;
       const labels = inputs.labels as tf.Tensor1D;
-      return drawAll(transformer.causalStep(previous, labels, position, cache), inputs.noise!);
+      return drawAll(transformer.causalStep(previous, labels, position, cache), inputs);
     });
   }
 
@@ -70,7 +73,7 @@ export function buildCausalSampler(
         const rows = tf.reshape(each, [copies * size, tokens, space.factors[f]!]);
         return tf.squeeze(tf.gather(rows, inputs.position as tf.Tensor1D, 1), [1]) as tf.Tensor2D;
       });
-      return drawAll(logits, inputs.noise!);
+      return drawAll(logits, inputs);
     });
   }
 
@@ -103,6 +106,7 @@ export function buildCausalSampler(
         labels: networkLabels,
         position: int32([1], [n]),
         noise: float32([factors, size], noise),
+        ...(both && { scale: float32([], [guidanceScale(sampling, n + 1, tokens)]) }),
       });
       for (let b = 0; b < size; b++) {
         const given = condition?.known[b * tokens + n] ? condition.ids : undefined;

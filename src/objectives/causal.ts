@@ -18,6 +18,7 @@ import { Random } from "../runtime/random.ts";
 import { buildCausalSampler, causalSamplingSchema } from "./causal-sampler.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
 import { buildCausalPrior } from "./prior.ts";
+import { checkGuidance } from "./sampling.ts";
 import { keptLabels, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
 
 export const causalSchema = closed(
@@ -90,7 +91,10 @@ export function buildCausal(
       return tf.reshape(tf.neg(tokenNats(logits, ids, 0)), [batch, tokens]);
     },
 
-    sampler: (device) => buildCausalSampler(device, transformer, config.sampling),
+    sampler(device) {
+      checkGuidance(config.sampling, config.label_dropout);
+      return buildCausalSampler(device, transformer, config.sampling);
+    },
     prior: (device) => buildCausalPrior(device, transformer),
   };
 }

@@ -2,7 +2,7 @@
 
 import { type TSchema, type TUnsafe, Type } from "../config/schema.ts";
 
-export const maskSchedules = ["cosine", "linear", "square", "exponential"] as const;
+export const maskSchedules = ["cosine", "linear", "uniform", "square", "exponential"] as const;
 export type MaskSchedule = (typeof maskSchedules)[number];
 
 /** The schema of a schedule's name. */
@@ -11,13 +11,14 @@ export function maskScheduleSchema(description: string): TUnsafe<MaskSchedule> &
     type: "string",
     enum: [...maskSchedules],
     default: "cosine",
-    description: `${description} cosine: cos(πr/2); linear: 1-r (MAGVIT's "uniform"); square: 1-r²; exponential: 1-n^(r-1) for n tokens.`,
+    description: `${description} cosine: cos(πr/2); linear and uniform (its name in MAGVIT): 1-r; square: 1-r²; exponential: 1-n^(r-1) for n tokens.`,
   });
 }
 
 const shares: { readonly [S in MaskSchedule]: (r: number, n: number) => number } = {
   cosine: (r) => Math.cos((Math.PI / 2) * r),
   linear: (r) => 1 - r,
+  uniform: (r) => 1 - r,
   square: (r) => 1 - r * r,
   exponential: (r, n) => 1 - n ** (r - 1),
 };

@@ -1,29 +1,44 @@
 /**
- * @file Parallel decoding of masked tokens (MaskGIT, Chang et al. 2022, §3.2; MAGVIT, Yu et al.
- * 2023, alg. 1 without conditions).
+ * @file Parallel decoding of masked tokens (MaskGIT, Chang et al. 2022, §3.2), with MAGVIT's
+ * conditions (Yu et al. 2023, alg. 1).
  *
- * All tokens start hidden but the given ones. A step predicts all hidden tokens, draws an id for
- * each, and keeps the most confident as many as the schedule says; the rest is hidden again.
+ * All tokens start undecided but the given ones. A step predicts all undecided tokens, draws an id for
+ * each, and keeps the most confident as many as the schedule says; the rest is undecided again.
  * Confidence is log p of the drawn id (under the guided logits, before temperature), plus Gumbel
  * noise times a choice temperature that falls linearly to 0. The network, the guidance and the draw
  * run on the device; what is kept is decided on the host in float64.
+ *
+ * With COMMIT an undecided token inside the condition is shown to the network as the token of the
+ * padded clip, any other as [MASK]; the unconditional half of guidance sees [MASK] for both. With
+ * latent masking the tokens inside the condition are given, with a prefix they stand in front.
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Transformer } from "../models/transformer.ts";
 import type { Device } from "../runtime/device.ts";
 import { Random } from "../runtime/random.ts";
-import { bool, float32, int32 } from "../runtime/tensors.ts";
+import { bool, float32, type HostTensors, int32 } from "../runtime/tensors.ts";
+import { beforeInputs, beforeOf, type Conditions, taskLabels } from "./conditioning.ts";
 import { decodingCounts, maskScheduleSchema } from "./mask-schedule.ts";
-import type { SampleOptions } from "./objective.ts";
-import { draw, drawProperties, guide, guidedLabels, needsBoth } from "./sampling.ts";
-import { checkCondition } from "./tokens.ts";
+import type { SampleOptions, TaskConditions } from "./objective.ts";
+import { haltonOrder } from "./prior.ts";
+import { draw, drawProperties, guidanceScale, guide, guidedLabels, needsBoth } from "./sampling.ts";
+import { checkCondition, checkTaskConditions } from "./tokens.ts";
 
 export const maskedSamplingSchema = closed(
   {
     steps: Type.Integer({ minimum: 1, default: 12, description: "Decoding steps K." }),
     schedule: maskScheduleSchema("γ, from the share of steps done to the share still hidden."),
+    order: Type.Union(
+      [Type.Literal("confidence"), Type.Literal("halton"), Type.Literal("random")],
+      {
+        default: "confidence",
+        description:
+          "Which tokens a step keeps: the most confident, the next of a Halton sequence (far apart from each other), or random ones.",
+      },
+    ),
     choice_temperature: Type.Number({
       minimum: 0,
       default: 4.5,
@@ -41,20 +56,27 @@ export function buildMaskedSampler(
   device: Device,
   transformer: Transformer,
   sampling: MaskedSampling,
+  conditions?: Conditions,
 ): (options: SampleOptions) => Promise<Int32Array> {
   const { tokens, nullClass, space } = transformer;
   const factors = space.factors.length;
-  const both = needsBoth(sampling, nullClass);
+  const conditional =
+    nullClass > 0 || (conditions?.conditioning ?? "latent-masking") !== "latent-masking";
+  const both = needsBoth(sampling, conditional);
+  const ignored = sampling.guidance === 0 && sampling.guidance_schedule === "constant";
+  const ranks = sampling.order === "halton" ? haltonRanks(space.grid) : undefined;
 
-  /** ids [B, N, F], masked [B, N], labels [B or 2B], noise [F, B·N]: drawn ids and their log p. */
+  /** ids [B or 2B, N, F], masked [B or 2B, N], labels, noise [F, B·N]: drawn ids and their log p. */
   const predict = device.compile("masked/predict", (inputs) => {
-    const copies = both ? 2 : 1;
-    const ids = tf.tile(inputs.ids as tf.Tensor3D, [copies, 1, 1]);
-    const masked = tf.tile(inputs.masked as tf.Tensor2D, [copies, 1]);
-    const logits = transformer.bidirectional(ids, masked, inputs.labels as tf.Tensor1D);
+    const logits = transformer.bidirectional(
+      inputs.ids as tf.Tensor3D,
+      inputs.masked as tf.Tensor2D,
+      inputs.labels as tf.Tensor1D,
+      beforeOf(inputs),
+    );
     const noise = tf.unstack(inputs.noise!) as tf.Tensor1D[];
     const draws = logits.map((each, f) => {
-      return draw(both ? guide(each, sampling.guidance) : each, noise[f]!, sampling);
+      return draw(both ? guide(each, inputs.scale!) : each, noise[f]!, sampling);
     });
     return {
       ids: tf.stack(draws.map((each) => each.ids)), // [F, B·N]
@@ -62,23 +84,65 @@ export function buildMaskedSampler(
     };
   });
 
-  return async ({ labels, seed, condition, onProgress }) => {
-    checkCondition(condition, labels.length, space);
-    const size = labels.length;
+  const sample = async (options: SampleOptions): Promise<Int32Array> => {
+    const { seed, condition, onProgress } = options;
+    const size = options.labels.length;
+    checkCondition(condition, size, space);
+    const given = taskConditions(options, conditions);
+    const labels = given
+      ? taskLabels(options.labels, given.tasks, conditions!.names)
+      : options.labels;
     const ids = new Int32Array(size * tokens * factors);
-    const masked = new Uint8Array(size * tokens).fill(1);
-    if (condition) {
-      for (const [i, known] of condition.known.entries()) {
-        if (known) {
-          masked[i] = 0;
-          ids.set(condition.ids.subarray(i * factors, (i + 1) * factors), i * factors);
-        }
+    const undecided = new Uint8Array(size * tokens).fill(1);
+    const decide = (i: number, from: Int32Array): void => {
+      undecided[i] = 0;
+      ids.set(from.subarray(i * factors, (i + 1) * factors), i * factors);
+    };
+    const inside = (i: number): boolean =>
+      given !== undefined &&
+      conditions!.inside[given.tasks[Math.floor(i / tokens)]!]![i % tokens] === 1;
+    for (let i = 0; i < undecided.length; i++) {
+      if (condition?.known[i]) {
+        decide(i, condition.ids);
+      } else if (conditions?.conditioning === "latent-masking" && inside(i)) {
+        decide(i, given!.ids);
       }
     }
     const counts = Array.from({ length: size }, (_, b) => {
-      const unknown = masked.subarray(b * tokens, (b + 1) * tokens).filter(Boolean).length;
+      const unknown = undecided.subarray(b * tokens, (b + 1) * tokens).filter(Boolean).length;
       return decodingCounts(sampling.schedule, unknown, sampling.steps);
     });
+    const copies = both ? 2 : 1;
+    const fixed: HostTensors = {
+      labels: int32([copies * size], guidedLabels(labels, sampling, nullClass, conditional)),
+      ...(given && doubled(conditions!, given, copies)),
+    };
+
+    /** What the network is shown: one row a sample, without its condition where `blind`. */
+    const view = (blind: boolean): { seen: Int32Array; masked: Uint8Array } => {
+      const seen = ids.slice();
+      const masked = undecided.slice();
+      if (conditions?.conditioning === "commit" && !blind) {
+        for (let i = 0; i < masked.length; i++) {
+          if (undecided[i] && inside(i)) {
+            masked[i] = 0;
+            seen.set(given!.ids.subarray(i * factors, (i + 1) * factors), i * factors);
+          }
+        }
+      }
+      return { seen, masked };
+    };
+    /** Prompts and prefix; the second copy is the unconditional one. */
+    function doubled(layout: Conditions, shown: TaskConditions, times: number): HostTensors {
+      const tasks = new Int32Array(times * size);
+      const tokenIds = new Int32Array(times * shown.ids.length);
+      for (let copy = 0; copy < times; copy++) {
+        tasks.set(shown.tasks, copy * size);
+        tokenIds.set(shown.ids, copy * shown.ids.length);
+      }
+      return beforeInputs(layout, { tasks, ids: tokenIds }, space, (b) => ignored || b >= size);
+    }
+
     const steps = Math.max(0, ...counts.map((each) => each.length));
     for (let step = 0; step < steps; step++) {
       // Noise is keyed by (seed, step) and drawn sample after sample: a sample's numbers do not
@@ -88,22 +152,29 @@ export function buildMaskedSampler(
         const place = i % (size * tokens); // [B·N, F] as drawn to [F, B·N] as used
         return uniforms[place * factors + Math.floor(i / (size * tokens))]!;
       });
+      const views = both ? [view(false), view(true)] : [view(ignored)];
       const drawn = await predict({
-        ids: int32([size, tokens, factors], ids),
-        masked: bool([size, tokens], masked),
-        labels: int32([both ? 2 * size : size], guidedLabels(labels, sampling, nullClass)),
+        ids: int32([copies * size, tokens, factors], join(views.map(({ seen }) => seen))),
+        masked: bool([copies * size, tokens], join(views.map(({ masked }) => masked))),
+        ...fixed,
         noise: float32([factors, size * tokens], noise),
+        ...(both && { scale: float32([], [guidanceScale(sampling, step + 1, sampling.steps)]) }),
       });
       const choice = new Random(seed, "masked/choice", step);
       const amount = sampling.choice_temperature * (1 - Math.min(1, (step + 1) / sampling.steps));
       for (let b = 0; b < size; b++) {
         const confidence = Array.from({ length: tokens }, (_, n) => {
-          const gumbel = -Math.log(-Math.log((choice.uint32() + 0.5) / 0x100000000));
-          return drawn.log_probs!.data[b * tokens + n]! + amount * gumbel;
+          const number = (choice.uint32() + 0.5) / 0x100000000;
+          if (ranks) {
+            return -ranks[n]!;
+          }
+          return sampling.order === "random"
+            ? number
+            : drawn.log_probs!.data[b * tokens + n]! - amount * Math.log(-Math.log(number));
         });
-        for (const n of mostConfident(confidence, masked, b * tokens, counts[b]![step] ?? 0)) {
+        for (const n of mostConfident(confidence, undecided, b * tokens, counts[b]![step] ?? 0)) {
           const at = b * tokens + n;
-          masked[at] = 0;
+          undecided[at] = 0;
           for (let f = 0; f < factors; f++) {
             ids[at * factors + f] = drawn.ids!.data[f * size * tokens + at]!;
           }
@@ -113,6 +184,93 @@ export function buildMaskedSampler(
     }
     return ids;
   };
+
+  return conditions?.conditioning === "prefix" ? byTask(sample, tokens * factors) : sample;
+
+  /** The conditions of a request, checked. */
+  function taskConditions(
+    { conditions: given, labels }: SampleOptions,
+    layout: Conditions | undefined,
+  ): TaskConditions | undefined {
+    if (layout === undefined) {
+      if (given !== undefined) {
+        throw new UserError(
+          "this transformer was trained without conditional tasks",
+          "sample by class, or train with objective.tasks",
+        );
+      }
+      return undefined;
+    }
+    if (given === undefined) {
+      const only = layout.names.indexOf("CG");
+      if (only < 0) {
+        throw new UserError(
+          `this transformer needs a task and its condition: it was trained on ${layout.names.join(", ")}`,
+          "name one of them; only a model trained on CG can sample from a class alone",
+        );
+      }
+      return {
+        tasks: new Int32Array(labels.length).fill(only),
+        ids: new Int32Array(labels.length * tokens * factors),
+      };
+    }
+    checkTaskConditions(given, labels.length, layout.names, layout.inside, space);
+    return given;
+  }
+}
+
+/** The rank of each token in the Halton order (Besnier et al. 2025): tokens of a step lie far apart. */
+function haltonRanks(grid: readonly [number, number, number]): Int32Array {
+  const order = haltonOrder(grid);
+  const ranks = new Int32Array(order.length);
+  order.forEach((place, rank) => (ranks[place] = rank));
+  return ranks;
+}
+
+/** Prefixes of one length at a time: the samples of each task are made together. */
+function byTask(
+  sample: (options: SampleOptions) => Promise<Int32Array>,
+  length: number,
+): (options: SampleOptions) => Promise<Int32Array> {
+  return async (options) => {
+    const { conditions, condition, labels } = options;
+    const tasks = [...new Set(conditions?.tasks ?? [])];
+    if (tasks.length < 2) {
+      return sample(options);
+    }
+    const ids = new Int32Array(labels.length * length);
+    for (const task of tasks) {
+      const rows = [...labels.keys()].filter((b) => conditions!.tasks[b] === task);
+      const pick = <T extends Int32Array | Uint8Array>(values: T): T => {
+        const width = values.length / labels.length;
+        return values.filter((_, i) => rows.includes(Math.floor(i / width))) as T;
+      };
+      const made = await sample({
+        ...options,
+        labels: pick(labels),
+        conditions: { tasks: pick(conditions!.tasks), ids: pick(conditions!.ids) },
+        ...(condition && { condition: { ids: pick(condition.ids), known: pick(condition.known) } }),
+      });
+      for (const [i, row] of rows.entries()) {
+        ids.set(made.subarray(i * length, (i + 1) * length), row * length);
+      }
+    }
+    return ids;
+  };
+}
+
+function join<T extends Int32Array | Uint8Array>(rows: readonly T[]): T {
+  if (rows.length === 1) {
+    return rows[0]!;
+  }
+  const [first, second] = rows as [T, T];
+  const all =
+    first instanceof Int32Array
+      ? new Int32Array(2 * first.length)
+      : new Uint8Array(2 * first.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all as T;
 }
 
 /** The `count` hidden places of a row with the highest confidence; ties go to the earlier one. */

@@ -5,6 +5,7 @@ import type { Scope } from "../models/scope.ts";
 import type { Device } from "../runtime/device.ts";
 import type { HostTensors } from "../runtime/tensors.ts";
 import type { TokenPrior } from "./prior.ts";
+import type { ClipGeometry, TaskName } from "./tasks.ts";
 
 /** The token sequences that a transformer is built for. */
 export interface TokenSpace {
@@ -14,6 +15,16 @@ export interface TokenSpace {
   readonly factors: readonly number[];
   /** Number of class labels; 0 when there are none. */
   readonly classes: number;
+  /** The clips behind the tokens, which conditional tasks are laid out on. */
+  readonly clip?: ClipGeometry;
+}
+
+/** What the conditional tasks of a batch show. */
+export interface TaskConditions {
+  /** [B], each an index into `Objective.tasks`. */
+  readonly tasks: Int32Array;
+  /** B·N·F sub-ids of the padded clips; read only inside each sample's condition. */
+  readonly ids: Int32Array;
 }
 
 /** What a training or validation batch holds on the host. */
@@ -23,6 +34,8 @@ export interface TokenBatch {
   /** B labels. */
   readonly labels: Int32Array;
   readonly size: number;
+  /** For objectives with tasks. */
+  readonly conditions?: TaskConditions;
 }
 
 export interface SampleOptions {
@@ -31,7 +44,18 @@ export interface SampleOptions {
   readonly seed: number;
   /** Sub-ids that are given, [B, N, F], with `known` [B, N] saying which tokens; they never change. */
   readonly condition?: { readonly ids: Int32Array; readonly known: Uint8Array };
+  /** For objectives with tasks: what each sample is to do, and the tokens of its padded clip. */
+  readonly conditions?: TaskConditions;
   readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** The tasks of an objective. */
+export interface TaskMixture {
+  readonly names: readonly TaskName[];
+  /** Frames that FP and CFP are given. */
+  readonly conditionFrames: number;
+  /** The tasks of one step's samples: indices into `names`, [size]. */
+  draw(size: number, seed: number, step: number, training: boolean): Int32Array;
 }
 
 /**
@@ -42,6 +66,8 @@ export interface Objective {
   readonly type: string;
   readonly scope: Scope;
   readonly space: TokenSpace;
+  /** Absent when samples are made from a label alone. */
+  readonly tasks?: TaskMixture;
 
   /**
    * The device inputs of one step: ids and labels and the step's noise (masks, dropped labels).

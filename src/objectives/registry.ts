@@ -6,6 +6,7 @@ import type { Scope } from "../models/scope.ts";
 import { buildCausal, causalSchema } from "./causal.ts";
 import { buildMasked, maskedSchema } from "./masked.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
+import { needsBoth } from "./sampling.ts";
 
 export const objectives = {
   masked: { schema: maskedSchema, build: buildMasked },
@@ -17,6 +18,40 @@ export const objectiveSchema = component(
   "What the transformer learns from tokens, and how it makes new ones.",
 );
 export type ObjectiveConfig = Static<typeof objectiveSchema>;
+
+/** What is wrong with an objective beyond its schema, in the words of the config. */
+export function checkObjective(
+  config: ObjectiveConfig,
+  clip: { readonly frames: number },
+): { path: string; message: string; hint: string }[] {
+  const problems: { path: string; message: string; hint: string }[] = [];
+  if (needsBoth(config.sampling, true) && config.label_dropout === 0) {
+    problems.push({
+      path: "objective.sampling.guidance",
+      message: `guidance ${config.sampling.guidance} needs a network that was trained without conditions at times, but objective.label_dropout is 0`,
+      hint: "set objective.label_dropout=0.1, or objective.sampling.guidance=1",
+    });
+  }
+  if (config.type === "masked" && config.tasks.length > 0) {
+    const names = config.tasks.map(({ task }) => task);
+    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    if (twice !== undefined) {
+      problems.push({
+        path: "objective.tasks",
+        message: `${twice} stands twice in the mixture`,
+        hint: "write it once, with the sum of the weights",
+      });
+    }
+    if (config.condition_frames >= clip.frames) {
+      problems.push({
+        path: "objective.condition_frames",
+        message: `${config.condition_frames} given frames leave nothing to predict of ${clip.frames}`,
+        hint: "give fewer frames than a clip has",
+      });
+    }
+  }
+  return problems;
+}
 
 /** Build the transformer of `model` and the objective over `space`; variables go into `scope`. */
 export function buildObjective(

@@ -4,6 +4,7 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import { type Static, Type } from "../config/schema.ts";
 import { softmaxCrossEntropy } from "../runtime/ops.ts";
 
@@ -30,15 +31,59 @@ export const drawProperties = {
     minimum: 0,
     default: 1,
     description:
-      "Classifier-free guidance scale s: logits = unconditional + s * (conditional - unconditional). 1 is plain conditional sampling, 0 ignores the label; other values cost twice the time.",
+      "Classifier-free guidance scale s: logits = unconditional + s * (conditional - unconditional). 1 is plain conditional sampling, 0 ignores the label; other values cost twice the time. MAGVIT's code counts s - 1.",
+  }),
+  guidance_schedule: Type.Union(
+    [Type.Literal("constant"), Type.Literal("linear"), Type.Literal("power-cosine")],
+    {
+      default: "constant",
+      description:
+        "How the scale grows from 1 to s over the share p of steps done: at once, with p, or with (1 - cos(πp^a)) / 2 (MDT, MAGVIT-v2).",
+    },
+  ),
+  guidance_power: Type.Number({
+    exclusiveMinimum: 0,
+    default: 4,
+    description:
+      "The power a of the schedule power-cosine; more keeps early steps unguided longer.",
   }),
 };
 const drawSchema = Type.Object(drawProperties);
 export type DrawConfig = Static<typeof drawSchema>;
 
-/** Whether sampling needs logits with and without the label. */
-export function needsBoth({ guidance }: DrawConfig, classes: number): boolean {
-  return classes > 0 && guidance !== 0 && guidance !== 1;
+export type GuidanceConfig = Pick<DrawConfig, "guidance" | "guidance_schedule" | "guidance_power">;
+
+/** Whether sampling needs logits with and without the condition. */
+export function needsBoth(config: GuidanceConfig, conditional: boolean | number): boolean {
+  const { guidance, guidance_schedule: schedule } = config;
+  return Boolean(conditional) && guidance !== 1 && (guidance !== 0 || schedule !== "constant");
+}
+
+/** The guidance scale of step `step` (from 1) of `steps`. */
+export function guidanceScale(config: GuidanceConfig, step: number, steps: number): number {
+  const { guidance, guidance_schedule: schedule, guidance_power: power } = config;
+  const progress = Math.min(1, step / steps);
+  switch (schedule) {
+    case "constant":
+      return guidance;
+    case "linear":
+      return 1 + (guidance - 1) * progress;
+    case "power-cosine":
+      return 1 + ((guidance - 1) * (1 - Math.cos(Math.PI * progress ** power))) / 2;
+  }
+}
+
+/**
+ * Refuse guidance that the training did not prepare: without dropped conditions the unconditional
+ * logits mean nothing.
+ */
+export function checkGuidance(config: GuidanceConfig, dropout: number): void {
+  if (needsBoth(config, true) && dropout === 0) {
+    throw new UserError(
+      `objective.sampling.guidance is ${config.guidance}, but objective.label_dropout is 0: the network never learned to predict without a condition`,
+      "train with label_dropout=0.1, or sample with guidance 1",
+    );
+  }
 }
 
 /**
@@ -47,13 +92,13 @@ export function needsBoth({ guidance }: DrawConfig, classes: number): boolean {
  */
 export function guidedLabels(
   labels: Int32Array,
-  config: DrawConfig,
+  config: GuidanceConfig,
   nullClass: number,
+  conditional: boolean | number = nullClass,
 ): Int32Array {
-  const own = labels.map((label) => {
-    return config.guidance === 0 ? nullClass : networkLabel(label, nullClass);
-  });
-  if (!needsBoth(config, nullClass)) {
+  const ignored = config.guidance === 0 && config.guidance_schedule === "constant";
+  const own = labels.map((label) => (ignored ? nullClass : networkLabel(label, nullClass)));
+  if (!needsBoth(config, conditional)) {
     return own;
   }
   const both = new Int32Array(2 * own.length).fill(nullClass);
@@ -80,7 +125,7 @@ export function networkLabel(label: number, nullClass: number): number {
  * @param logits [2·M, V]
  * @returns [M, V]
  */
-export function guide(logits: tf.Tensor2D, scale: number): tf.Tensor2D {
+export function guide(logits: tf.Tensor2D, scale: number | tf.Tensor): tf.Tensor2D {
   const [conditional, unconditional] = tf.split(logits, 2, 0) as [tf.Tensor2D, tf.Tensor2D];
   return tf.add(unconditional, tf.mul(tf.sub(conditional, unconditional), scale));
 }

@@ -5,7 +5,7 @@ import { tokenCount } from "../models/transformer.ts";
 import { softmaxCrossEntropy } from "../runtime/ops.ts";
 import type { Random } from "../runtime/random.ts";
 import { bool, type HostTensors, int32 } from "../runtime/tensors.ts";
-import type { SampleOptions, TokenBatch, TokenSpace } from "./objective.ts";
+import type { SampleOptions, TaskConditions, TokenBatch, TokenSpace } from "./objective.ts";
 import { networkLabel } from "./sampling.ts";
 
 /**
@@ -100,6 +100,36 @@ export function checkCondition(
     const limit = space.factors[i % factors]!;
     if (known[Math.floor(i / factors)] && !(ids[i]! >= 0 && ids[i]! < limit)) {
       throw new RangeError(`condition: sub-id ${ids[i]} at index ${i} is not in 0..${limit - 1}`);
+    }
+  }
+}
+
+/** Throws unless the conditions of tasks fit the space; sub-ids outside a condition may be anything. */
+export function checkTaskConditions(
+  { tasks, ids }: TaskConditions,
+  size: number,
+  names: readonly string[],
+  inside: readonly Uint8Array[],
+  space: TokenSpace,
+): void {
+  const tokens = tokenCount(space);
+  const { length: factors } = space.factors;
+  if (tasks.length !== size || ids.length !== size * tokens * factors) {
+    throw new RangeError(
+      `conditions: expected ${size} tasks and ${size} × ${tokens} tokens of ${factors} sub-ids, got ${tasks.length} tasks and ${ids.length} sub-ids`,
+    );
+  }
+  for (const task of tasks) {
+    if (names[task] === undefined) {
+      throw new RangeError(`conditions: task ${task} is not one of the ${names.length} tasks`);
+    }
+  }
+  for (let i = 0; i < ids.length; i++) {
+    const place = Math.floor(i / factors);
+    const limit = space.factors[i % factors]!;
+    const used = inside[tasks[Math.floor(place / tokens)]!]![place % tokens] === 1;
+    if (used && !(ids[i]! >= 0 && ids[i]! < limit)) {
+      throw new RangeError(`conditions: sub-id ${ids[i]} at index ${i} is not in 0..${limit - 1}`);
     }
   }
 }

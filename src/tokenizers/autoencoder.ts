@@ -74,6 +74,7 @@ export function autoencoder(
     type: config.type,
     scope,
     clip,
+    causal: style.causal,
     grid: latentGrid(config, clip, style.causal),
     factors: quantizer.factors,
     width: quantizer.width,

@@ -38,6 +38,8 @@ export interface Tokenizer {
   /** All its variables: parameters and codebook statistics. */
   readonly scope: Scope;
   readonly clip: ClipShape;
+  /** Whether no token depends on later frames, the first latent frame on the first frame alone. */
+  readonly causal: boolean;
   /** The latent grid (t, h, w) of a clip. */
   readonly grid: readonly [number, number, number];
   /** The sizes of the sub-vocabularies; the vocabulary is their product. */

@@ -9,7 +9,7 @@ import { datasetSchema } from "../data/registry.ts";
 import { suiteSchema } from "../eval/registry.ts";
 import { modelSchema } from "../models/registry.ts";
 import { checkTransformer } from "../models/transformer.ts";
-import { objectiveSchema } from "../objectives/registry.ts";
+import { checkObjective, objectiveSchema } from "../objectives/registry.ts";
 import { type DeviceConfig, deviceSchema } from "../runtime/registry.ts";
 import { checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
 import type { ClipShape } from "../tokenizers/tokenizer.ts";
@@ -59,6 +59,7 @@ export const checks: readonly Check<Experiment>[] = [
     })),
   ({ model }) =>
     model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
+  ({ objective, dataset }) => (objective ? checkObjective(objective, dataset) : []),
   ({ model, objective }) =>
     (model === undefined) === (objective === undefined)
       ? []

@@ -32,6 +32,7 @@ export function makeObjective(
     grid: tokenizer.grid,
     factors: tokenizer.factors,
     classes: dataset.classes.length,
+    clip: { ...tokenizer.clip, causal: tokenizer.causal },
   };
   const scope = Scope.root(config.seed).child("transformer");
   return buildObjective(config.objective, config.model, space, scope);

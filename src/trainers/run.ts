@@ -15,6 +15,7 @@ import type { Score } from "../eval/suite.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { openDevice } from "../runtime/registry.ts";
 import { removeTemporaries } from "./checkpoint.ts";
+import { cacheConditions, readConditions } from "./conditions.ts";
 import { type RunContext, type Split, type Status, writeStatus } from "./context.ts";
 import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
 import type { Experiment } from "./experiment.ts";
@@ -29,7 +30,7 @@ import { generationSamples, reconstructionSamples } from "./samples.ts";
 import { exitCodeOf, Interrupted, listenForSignals, StopRequest } from "./signals.ts";
 import { tokenizerTask } from "./tokenizer-stage.ts";
 import { cacheTokens, readTokens, tokensPath } from "./tokens.ts";
-import { transformerTask } from "./transformer-stage.ts";
+import { type TokenSource, transformerTask } from "./transformer-stage.ts";
 
 export interface RunOptions {
   /** Where progress goes; standard error when left out. */
@@ -166,14 +167,23 @@ async function runStages(run: RunContext, config: Experiment): Promise<readonly 
         run.progress.update(before + done, dataset.split),
       );
       before += clips;
+      if (objective.tasks) {
+        const options = { batch: trainer.tokens.batch, clips };
+        await cacheConditions(run, tokenizer, objective.tasks, dataset, options, (task, done) =>
+          run.progress.note(`${dataset.split} ${task}: ${done}/${clips}`),
+        );
+      }
     }
     run.progress.stop();
 
     // 3. The transformer learns from tokens.
-    const tokens = (split: Split) => readTokens(tokensPath(run.dir, split));
+    const source = (split: Split): TokenSource => ({
+      tokens: readTokens(tokensPath(run.dir, split)),
+      conditions: readConditions(run.dir, split, objective.tasks),
+    });
     await trainStage(
       run,
-      transformerTask(objective, trainer.transformer, tokens("train"), tokens("validation"), seed),
+      transformerTask(objective, trainer.transformer, source("train"), source("validation"), seed),
     );
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
     loadAveraged(objective.scope, last);

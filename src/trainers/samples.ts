@@ -9,9 +9,10 @@ import { UserError } from "../config/errors.ts";
 import { contactSheet, encodePng, type Frames, writeContactSheet } from "../data/image.ts";
 import { stack } from "../data/loader.ts";
 import { writeGif, writeMp4 } from "../data/video.ts";
-import type { Objective } from "../objectives/objective.ts";
+import type { Objective, TaskConditions, TaskMixture } from "../objectives/objective.ts";
 import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
+import { conditionEncoder } from "./conditions.ts";
 import type { RunContext } from "./context.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { heldOutRows, toPixels } from "./tokenizer-stage.ts";
@@ -68,7 +69,8 @@ export async function reconstructionSamples(
 }
 
 /**
- * Write generated-<i>-<class>: new clips, classes taken in turn.
+ * Write generated-<i>-<class>: new clips, classes taken in turn. A transformer with tasks does each in
+ * turn on held-out clips, and files show what it was given, what it made, and the original.
  * @param step the transformer's last step
  */
 export async function generationSamples(
@@ -79,6 +81,13 @@ export async function generationSamples(
 ): Promise<void> {
   const done = join(run.dir, "samples", "generated.png");
   if (existsSync(done) || count === 0) {
+    return;
+  }
+  if (objective.tasks !== undefined) {
+    const samples = await taskSamples(run, { tokenizer, objective }, objective.tasks, count);
+    const { fps } = await run.dataset("validation");
+    await writeSamples(run, tokenizer.clip, fps, samples, "transformer", step);
+    await writeSheet(done, samples, tokenizer.clip);
     return;
   }
   const { classes, fps } = await run.dataset("validation");
@@ -101,9 +110,39 @@ export async function generationSamples(
   await writeSheet(done, samples, tokenizer.clip);
 }
 
+/** Each task in turn on held-out clips. */
+async function taskSamples(
+  run: RunContext,
+  networks: { readonly tokenizer: Tokenizer; readonly objective: Objective },
+  tasks: TaskMixture,
+  count: number,
+): Promise<Named[]> {
+  const dataset = await run.dataset("validation");
+  const rows = Array.from(heldOutRows(dataset.size, Math.min(count, dataset.size), 0));
+  const batch = stack(await Promise.all(rows.map((row) => dataset.get(row, 0))));
+  const { frames, height, width } = networks.tokenizer.clip;
+  const encode = conditionEncoder(run.device, networks.tokenizer, tasks);
+  const chosen = Int32Array.from(rows, (_, i) => i % tasks.names.length);
+  const { conditions, padded } = await encode(batch.clips, chosen);
+  const clips = await generateClips(run, networks, batch.labels, run.seed, conditions);
+  const split = (bytes: Uint8Array) =>
+    toClips(uint8([rows.length, frames, height, width, 3], bytes));
+  const shown = split(padded);
+  const originals = split(batch.clips);
+  return clips.map((clip, i) => {
+    const task = tasks.names[chosen[i]!]!;
+    return {
+      name: `generated-${String(i).padStart(2, "0")}-${task}`,
+      caption: `${task}: ${batch.captions[i]!}`,
+      clips: [shown[i]!, clip, originals[i]!],
+    };
+  });
+}
+
 /**
  * New clips from a trained run.
  * @param labels one class a clip; -1 without classes
+ * @param conditions what each clip is to do, for transformers with tasks
  * @returns a clip [T, H, W, 3] for each label
  */
 export async function generateClips(
@@ -111,9 +150,10 @@ export async function generateClips(
   { tokenizer, objective }: { readonly tokenizer: Tokenizer; readonly objective: Objective },
   labels: Int32Array,
   seed: number,
+  conditions?: TaskConditions,
 ): Promise<Uint8Array[]> {
   const sample = objective.sampler(run.device);
-  const ids = await sample({ labels, seed });
+  const ids = await sample({ labels, seed, ...(conditions && { conditions }) });
   const decode = run.device.compile("samples-decode", (inputs) => ({
     pixels: tokenizer.decode(tokenizer.lookup(inputs["ids"] as Parameters<Tokenizer["lookup"]>[0])),
   }));

@@ -64,9 +64,9 @@ export function tokenBatch(cache: TokenCache, rows: Uint32Array): TokenBatch {
   return { ids, labels, size: rows.length };
 }
 
-/** The path of a split's cache. */
-export function tokensPath(runDir: string, split: Split): string {
-  return join(runDir, "tokens", `${split}.arrow`);
+/** The path of a split's cache, or of a variant's: the clips changed before they are encoded. */
+export function tokensPath(runDir: string, split: Split, variant?: string): string {
+  return join(runDir, "tokens", `${split}${variant === undefined ? "" : `.${variant}`}.arrow`);
 }
 
 /** Read a cache of tokens. */
@@ -83,14 +83,20 @@ export async function cacheTokens(
   run: Pick<RunContext, "dir" | "device" | "stop">,
   tokenizer: Tokenizer,
   dataset: Dataset,
-  options: { readonly batch: number; readonly clips: number },
+  options: {
+    readonly batch: number;
+    readonly clips: number;
+    /** A cache beside the clips' own: what `apply` makes of a clip [T, H, W, 3] is encoded. */
+    readonly variant?: { readonly name: string; apply(clip: Uint8Array): Uint8Array };
+  },
   onProgress: (done: number) => void,
 ): Promise<void> {
-  const path = tokensPath(run.dir, dataset.split);
+  const { variant } = options;
+  const path = tokensPath(run.dir, dataset.split, variant?.name);
   if (existsSync(path)) {
     return;
   }
-  const pieces = join(run.dir, "tokens", `${dataset.split}.pieces`);
+  const pieces = path.replace(/\.arrow$/, ".pieces");
   mkdirSync(pieces, { recursive: true });
   removeTemporaries(pieces);
   const encode = compileEncoder(run.device, tokenizer);
@@ -103,7 +109,8 @@ export async function cacheTokens(
       const parts: Rows[] = [];
       const slice = sliceOf(dataset, first, end);
       for await (const batch of onePass(slice, { batch: options.batch })) {
-        parts.push(await encodeBatch(encode, tokenizer, batch, options.batch));
+        const shown = variant ? changed(batch, (clip) => variant.apply(clip)) : batch;
+        parts.push(await encodeBatch(encode, tokenizer, shown, options.batch));
         run.stop.check();
         await turn();
       }
@@ -145,6 +152,16 @@ async function encodeBatch(
     clips: batch.ids,
     captions: batch.captions,
   };
+}
+
+/** A batch whose clips are changed one by one. */
+function changed(batch: Batch, apply: (clip: Uint8Array) => Uint8Array): Batch {
+  const clips = new Uint8Array(batch.clips.length);
+  const length = batch.clips.length / batch.size;
+  for (let i = 0; i < batch.size; i++) {
+    clips.set(apply(batch.clips.subarray(i * length, (i + 1) * length)), i * length);
+  }
+  return { ...batch, clips };
 }
 
 /** Items first..end-1 of a data set. */

@@ -1,7 +1,8 @@
 /** @file The third stage: a transformer learns to predict cached tokens. */
 
-import type { Objective } from "../objectives/objective.ts";
+import type { Objective, TokenBatch } from "../objectives/objective.ts";
 import { Random } from "../runtime/random.ts";
+import { type ConditionCaches, conditionBatch } from "./conditions.ts";
 import type { StageOptions } from "./options.ts";
 import type { Task } from "./step.ts";
 import { heldOutRows } from "./tokenizer-stage.ts";
@@ -24,38 +25,65 @@ export function rowsOfStep(size: number, batch: number, seed: number, step: numb
   return order.slice(first, first + batch);
 }
 
+/** The tokens of a split and the conditions of its tasks. */
+export interface TokenSource {
+  readonly tokens: TokenCache;
+  /** By task; empty without tasks. */
+  readonly conditions?: ConditionCaches;
+}
+
 /** The training of a transformer. */
 export function transformerTask(
   objective: Objective,
   options: StageOptions,
-  train: TokenCache,
-  validation: TokenCache,
+  train: TokenSource,
+  validation: TokenSource,
   seed: number,
 ): Task {
   const size = options.batch / options.accumulate;
-  const held = Math.min(size, validation.size);
+  const held = Math.min(size, validation.tokens.size);
+  const mixture = objective.tasks;
+
+  /** The rows of a split as a batch; its tasks are keyed by `step` like all of the step's noise. */
+  const batchOf = (
+    { tokens, conditions = new Map() }: TokenSource,
+    rows: Uint32Array,
+    step: number,
+    training: boolean,
+  ): TokenBatch => {
+    const batch = tokenBatch(tokens, rows);
+    if (mixture === undefined) {
+      return batch;
+    }
+    const tasks = mixture.draw(rows.length, seed, step, training);
+    return {
+      ...batch,
+      conditions: conditionBatch(mixture, conditions, tasks, rows, tokens.length),
+    };
+  };
   return {
     stage: "transformer",
     scope: objective.scope,
     options,
     batches(step) {
-      const rows = rowsOfStep(train.size, options.batch, seed, step);
-      const batches = Array.from({ length: options.accumulate }, (_, i) =>
-        objective.inputs(
-          tokenBatch(train, rows.subarray(i * size, (i + 1) * size)),
-          seed,
-          step * options.accumulate + i,
-          true,
-        ),
-      );
+      const rows = rowsOfStep(train.tokens.size, options.batch, seed, step);
+      const batches = Array.from({ length: options.accumulate }, (_, i) => {
+        const key = step * options.accumulate + i;
+        const batch = batchOf(train, rows.subarray(i * size, (i + 1) * size), key, true);
+        return objective.inputs(batch, seed, key, true);
+      });
       return Promise.resolve(batches);
     },
     loss: (inputs) => objective.loss(inputs),
-    validationBatches: Math.min(options.validate_batches, Math.floor(validation.size / held)),
+    validationBatches: Math.min(
+      options.validate_batches,
+      Math.floor(validation.tokens.size / held),
+    ),
     validationBatch(index) {
-      const rows = heldOutRows(validation.size, held, index);
+      const rows = heldOutRows(validation.tokens.size, held, index);
       // Keyed by the batch, not the step: every validation masks the same tokens.
-      return Promise.resolve(objective.inputs(tokenBatch(validation, rows), seed, index, false));
+      const batch = batchOf(validation, rows, index, false);
+      return Promise.resolve(objective.inputs(batch, seed, index, false));
     },
   };
 }

@@ -20,6 +20,7 @@ export function blockTokenizer(frames: number, side: number, levels: number): To
   return {
     type: "blocks",
     scope: Scope.root(0),
+    causal: true,
     clip: { frames, height: side, width: side },
     grid,
     factors: [levels, levels, levels],

@@ -205,7 +205,15 @@ describe("rate under a causal transformer", () => {
     type: "causal",
     label_dropout: 0.1,
     label_smoothing: 0,
-    sampling: { cache: true, temperature: 1, top_k: 0, top_p: 1, guidance: 1 },
+    sampling: {
+      cache: true,
+      temperature: 1,
+      top_k: 0,
+      top_p: 1,
+      guidance: 1,
+      guidance_schedule: "constant",
+      guidance_power: 4,
+    },
   } as const;
 
   it("adds what the transformer says to log2 12 for the label", async () => {

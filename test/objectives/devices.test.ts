@@ -4,18 +4,44 @@ import { Scope } from "../../src/models/scope.ts";
 import { buildObjective, type ObjectiveConfig } from "../../src/objectives/registry.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
 import type { HostTensors } from "../../src/runtime/tensors.ts";
-import { causalSampling, maskedSampling, randomBatch, shake, tinyModel } from "./support.ts";
+import {
+  causalSampling,
+  maskedSampling,
+  randomBatch,
+  shake,
+  tinyModel,
+  withoutTasks,
+} from "./support.ts";
 
-const space = { grid: [1, 2, 3], factors: [4, 6], classes: 3 } as const;
+const space = {
+  grid: [1, 2, 3],
+  factors: [4, 6],
+  classes: 3,
+  clip: { frames: 1, height: 4, width: 6, causal: false },
+} as const;
+const tasks = { tasks: [{ task: "OPV", weight: 1 }], reconstruct_weight: 0.5 } as const;
 const draw = { temperature: 0.9, top_k: 5, top_p: 0.95, guidance: 2 };
 const common = { label_dropout: 0.5, label_smoothing: 0.1 };
 const configs: ObjectiveConfig[] = [
   {
     type: "masked",
     mask_schedule: "linear",
+    ...withoutTasks,
     ...common,
     sampling: { ...maskedSampling, ...draw },
   },
+  ...(["commit", "prefix"] as const).map(
+    (conditioning): ObjectiveConfig => ({
+      type: "masked",
+      mask_schedule: "linear",
+      ...withoutTasks,
+      ...common,
+      ...tasks,
+      tasks: [...tasks.tasks],
+      conditioning,
+      sampling: { ...maskedSampling, ...draw, guidance_schedule: "power-cosine" },
+    }),
+  ),
   { type: "causal", ...common, sampling: { ...causalSampling, ...draw } },
   { type: "causal", ...common, sampling: { ...causalSampling, ...draw, cache: false } },
 ];
@@ -39,11 +65,21 @@ async function results(
       const byName = [...variables].map(([name, variable]) => [name, grads[variable.name]!]);
       return { loss: value, ...metrics, ...(Object.fromEntries(byName) as typeof metrics) };
     });
-    const outputs = await step(objective.inputs(randomBatch(space, 3, 2), 7, 1, true));
+    const conditions = (size: number) =>
+      objective.tasks && {
+        conditions: { tasks: new Int32Array(size), ids: randomBatch(space, size, 8).ids },
+      };
+    const batch = { ...randomBatch(space, 3, 2), ...conditions(3) };
+    const outputs = await step(objective.inputs(batch, 7, 1, true));
     const labels = Int32Array.of(0, 1, 2, -1);
     const known = Uint8Array.from({ length: 4 * 6 }, (_, i) => Number(i % 4 === 1));
     const { ids } = randomBatch(space, 4, 3);
-    const sample = await objective.sampler(device)({ labels, seed: 5, condition: { ids, known } });
+    const sample = await objective.sampler(device)({
+      labels,
+      seed: 5,
+      condition: { ids, known },
+      ...conditions(4),
+    });
     return { outputs, sample };
   } finally {
     device.dispose();

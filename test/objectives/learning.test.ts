@@ -7,7 +7,7 @@ import type { Device } from "../../src/runtime/device.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { float32, type HostTensors, item } from "../../src/runtime/tensors.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
-import { causalSampling, maskedSampling, tinyModel } from "./support.ts";
+import { causalSampling, maskedSampling, tinyModel, withoutTasks } from "./support.ts";
 
 /**
  * A toy language: all tokens of a sentence are the same pair (value, label). Given the label, the
@@ -104,6 +104,7 @@ describe("learning a toy language in seconds", () => {
     const config: ObjectiveConfig = {
       type: "masked",
       mask_schedule: "cosine",
+      ...withoutTasks,
       ...common,
       sampling,
     };

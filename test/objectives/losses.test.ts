@@ -13,6 +13,7 @@ import {
   shake,
   tinyModel,
   toTensors,
+  withoutTasks,
 } from "./support.ts";
 
 const space = { grid: [1, 2, 3], factors: [4, 6], classes: 3 } as const;
@@ -20,6 +21,7 @@ const space = { grid: [1, 2, 3], factors: [4, 6], classes: 3 } as const;
 const masked: ObjectiveConfig = {
   type: "masked",
   mask_schedule: "cosine",
+  ...withoutTasks,
   label_dropout: 0.5,
   label_smoothing: 0.1,
   sampling: maskedSampling,

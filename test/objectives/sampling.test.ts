@@ -114,7 +114,12 @@ describe("guidance", () => {
   });
 
   test("labels: doubled only where both kinds of logits are needed", () => {
-    const config = { ...plain, guidance: 1 };
+    const config = {
+      ...plain,
+      guidance: 1,
+      guidance_schedule: "constant",
+      guidance_power: 4,
+    } as const;
     const labels = Int32Array.of(2, 0, -1);
     expect([...guidedLabels(labels, config, 4)]).toEqual([2, 0, 4]);
     expect([...guidedLabels(labels, { ...config, guidance: 0 }, 4)]).toEqual([4, 4, 4]);

@@ -5,6 +5,7 @@ import type { TransformerConfig } from "../../src/models/transformer.ts";
 import type { HostTensors } from "../../src/runtime/tensors.ts";
 import type { CausalSampling } from "../../src/objectives/causal-sampler.ts";
 import type { MaskedSampling } from "../../src/objectives/masked-sampler.ts";
+import type { MaskedConfig } from "../../src/objectives/masked.ts";
 import type { TokenBatch, TokenSpace } from "../../src/objectives/objective.ts";
 import type { Scope } from "../../src/models/scope.ts";
 import { Random } from "../../src/runtime/random.ts";
@@ -22,12 +23,26 @@ export const tinyModel: TransformerConfig = {
 export const maskedSampling: MaskedSampling = {
   steps: 4,
   schedule: "cosine",
+  order: "confidence",
   choice_temperature: 1,
   temperature: 1,
   top_k: 0,
   top_p: 1,
   guidance: 1,
+  guidance_schedule: "constant",
+  guidance_power: 4,
 };
+
+/** The keys of a masked objective that is MaskGIT by class, besides its masks and sampling. */
+export const withoutTasks = {
+  tasks: [],
+  conditioning: "commit",
+  condition_frames: 1,
+  prompts: "each",
+  refine_weight: 1,
+  mask_weight: 1,
+  reconstruct_weight: 0,
+} satisfies Partial<MaskedConfig>;
 
 export const causalSampling: CausalSampling = {
   cache: true,
@@ -35,6 +50,8 @@ export const causalSampling: CausalSampling = {
   top_k: 0,
   top_p: 1,
   guidance: 1,
+  guidance_schedule: "constant",
+  guidance_power: 4,
 };
 
 /** Host tensors as TensorFlow.js tensors, uint8 as int32. */

@@ -1,0 +1,94 @@
+import { mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { loadConfig } from "../../src/config/resolve.ts";
+import { checks, type Experiment, experimentSchema } from "../../src/trainers/experiment.ts";
+import { runExperiment } from "../../src/trainers/run.ts";
+import { StopRequest } from "../../src/trainers/signals.ts";
+
+const file = fileURLToPath(new URL("tiny.yaml", import.meta.url));
+const load = (output: string, ...overrides: string[]) =>
+  loadConfig<Experiment>({
+    file,
+    overrides: [`output=${output}`, "trainer.samples.count=3", "evals={}", ...overrides],
+    schema: experimentSchema,
+    checks,
+  });
+
+/** A stop that comes at the n-th safe point. */
+class StopAt extends StopRequest {
+  constructor(private left: number) {
+    super();
+  }
+  override check(): void {
+    if (this.left-- === 0) {
+      this.request("SIGTERM");
+    }
+    super.check();
+  }
+}
+
+const quiet = { terminal: false, line: () => undefined };
+const tasks = "objective.tasks=[{task: FP}, {task: IPC, weight: 2}, {task: CFP}, {task: CG}]";
+
+/** Every file whose bytes must not depend on interruptions. */
+function contents(dir: string): { [name: string]: string } {
+  const read = (name: string) => readFileSync(join(dir, name)).toString("base64");
+  const names = [
+    ...readdirSync(join(dir, "tokens")).map((name) => `tokens/${name}`),
+    "checkpoints/transformer/step-00000016.safetensors",
+    "samples/generated.png",
+    "metrics.jsonl",
+  ];
+  return Object.fromEntries(names.map((name) => [name, read(name)]));
+}
+
+describe("a run with conditional tasks", () => {
+  test.each(["commit", "prefix"])(
+    "%s: interrupted at many safe points, it ends with the same bytes",
+    { timeout: 60_000 },
+    async (conditioning) => {
+      const overrides = [tasks, `objective.conditioning=${conditioning}`];
+      const folder = () => mkdtempSync(join(tmpdir(), "tessera-tasks-"));
+      const whole = await runExperiment(load(folder(), ...overrides), { output: quiet });
+      expect(whole.state).toBe("finished");
+      expect(readdirSync(join(whole.dir, "tokens")).toSorted()).toEqual([
+        "train.FP.arrow",
+        "train.IPC.arrow",
+        "train.arrow",
+        "validation.FP.arrow",
+        "validation.IPC.arrow",
+        "validation.arrow",
+      ]);
+      const resolved = load(folder(), ...overrides);
+      let stops = 0;
+      let result = whole;
+      do {
+        const stop = new StopAt(21 + 9 * stops);
+        result = await runExperiment(resolved, { output: quiet, stop });
+        stops++;
+      } while (result.state !== "finished");
+      expect(contents(result.dir)).toEqual(contents(whole.dir));
+      expect(stops).toBeGreaterThan(2);
+    },
+  );
+
+  test("mistakes of a mixture are reported with its path", () => {
+    const of = (...overrides: string[]) => {
+      try {
+        load("none", ...overrides);
+        return "";
+      } catch (error) {
+        return (error as Error).message;
+      }
+    };
+    expect(of("objective.tasks=[{task: FP}, {task: FP}]")).toContain("stands twice");
+    expect(of(tasks, "objective.condition_frames=5")).toContain("nothing to predict");
+    expect(of("objective.label_dropout=0", "objective.sampling.guidance=2")).toContain(
+      "guidance 2",
+    );
+    expect(of("objective.tasks=[{task: FX}]")).toContain("objective.tasks");
+  });
+});
