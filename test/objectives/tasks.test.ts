@@ -149,21 +149,21 @@ describe("mixtures", () => {
   const options = { conditionFrames: 1, prompts: "each", stream: "s" } as const;
 
   test("tasks come as often as their weights say, and the same step draws the same", () => {
-    const { draw } = buildConditions(config().tasks, "commit", options, space);
+    const mixture = buildConditions(config().tasks, "commit", options, space);
     const counts = [0, 0, 0];
     for (let step = 0; step < 200; step++) {
-      const tasks = draw(8, 5, step, true);
+      const tasks = mixture.draw(8, 5, step, true);
       tasks.forEach((task) => counts[task]!++);
-      expect(draw(8, 5, step, true)).toEqual(tasks);
+      expect(mixture.draw(8, 5, step, true)).toEqual(tasks);
     }
     const expected = [400, 800, 400];
     counts.forEach((n, i) => expect(Math.abs(n - expected[i]!)).toBeLessThan(4 * 20));
-    expect(draw(8, 5, 1, false)).not.toEqual(draw(8, 5, 1, true));
+    expect(mixture.draw(8, 5, 1, false)).not.toEqual(mixture.draw(8, 5, 1, true));
   });
 
   test("with a prefix the samples of a step share a task", () => {
-    const { draw } = buildConditions(config().tasks, "prefix", options, space);
-    const drawn = Array.from({ length: 40 }, (_, step) => new Set(draw(4, 0, step, true)));
+    const mixture = buildConditions(config().tasks, "prefix", options, space);
+    const drawn = Array.from({ length: 40 }, (_, step) => new Set(mixture.draw(4, 0, step, true)));
     expect(drawn.every(({ size }) => size === 1)).toBe(true);
     expect(new Set(drawn.flatMap((set) => [...set])).size).toBe(3);
   });
