@@ -16,6 +16,7 @@ import {
   type Problem,
 } from "./cnn.ts";
 import type { QuantizerConfig } from "./quantizers/registry.ts";
+import { checkPyramid } from "./quantizers/spae.ts";
 import { buildQuantizer } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 
@@ -56,6 +57,16 @@ export function checkAutoencoder(
       hint: "make quantizer.width a multiple of quantizer.groups",
     });
   }
+  if (quantizer.type === "spae" && problems.length === 0) {
+    const message = checkPyramid(quantizer, latentGrid(config, clip, causal));
+    if (message !== undefined) {
+      problems.push({
+        path: "quantizer.strides",
+        message,
+        hint: "use strides that divide the latent grid, and square clips",
+      });
+    }
+  }
   return problems;
 }
 
@@ -68,22 +79,29 @@ export function autoencoder(
 ): Tokenizer {
   const quantizer = buildQuantizer(config.quantizer, scope.child("quantizer"));
   const parts = { ...style, preNorm: quantizer.preNorm };
-  const encode = encoder(scope.child("encoder"), config, parts, quantizer.width);
-  const decode = decoder(scope.child("decoder"), config, parts, quantizer.width);
+  const encode = encoder(scope.child("encoder"), config, parts, quantizer.latentWidth);
+  const decodeLatents = decoder(scope.child("decoder"), config, parts, quantizer.width);
+  const latents = latentGrid(config, clip, style.causal);
+  const decode = (codes: tf.Tensor5D): tf.Tensor5D =>
+    decodeLatents(quantizer.assemble ? quantizer.assemble(codes) : codes);
   return {
     type: config.type,
     scope,
     clip,
     causal: style.causal,
-    grid: latentGrid(config, clip, style.causal),
+    modality: "video",
+    continuous: quantizer.type === "none",
+    grid: quantizer.tokenGrid?.(latents) ?? latents,
     factors: quantizer.factors,
     width: quantizer.width,
+    remedy: quantizer.remedy,
+    inputs: (clips, seed, step) => quantizer.inputs?.([clips, ...latents], seed, step) ?? {},
     encode: (clips) => quantizer.assign(encode(clips)),
     lookup: (ids) => quantizer.lookup(ids),
     decode,
-    loss(clips, step, training) {
-      const quantized = quantizer.quantize(encode(clips), step, training);
-      const reconstruction = decode(quantized.codes); // [B, T, H, W, 3]
+    loss(clips, step, training, noise) {
+      const quantized = quantizer.quantize(encode(clips), step, training, noise);
+      const reconstruction = decodeLatents(quantized.codes); // [B, T, H, W, 3]
       // The papers weigh errors of pixels in [0, 1]; ours span twice that.
       const error = tf.mul(tf.sub(reconstruction, clips), 0.5);
       const l2 = tf.mean<tf.Scalar>(tf.square(error));

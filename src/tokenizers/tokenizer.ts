@@ -2,6 +2,7 @@
 
 import type * as tf from "@tensorflow/tfjs-core";
 import type { Scope } from "../models/scope.ts";
+import type { HostTensors } from "../runtime/tensors.ts";
 
 /** The clips that a tokenizer is built for. An image is a clip of one frame. */
 export interface ClipShape {
@@ -14,7 +15,7 @@ export interface ClipShape {
 export interface Tokens {
   /** [B, t, h, w, F] int32: F sub-ids a token; sub-id f is in [0, factors[f]). */
   readonly ids: tf.Tensor5D;
-  /** [B, t, h, w, D] float32: the quantized codes, what the decoder is given. */
+  /** [B, t, h, w, D] float32: the codes, one a token; what `decode` takes. */
   readonly codes: tf.Tensor5D;
 }
 
@@ -40,12 +41,18 @@ export interface Tokenizer {
   readonly clip: ClipShape;
   /** Whether no token depends on later frames, the first latent frame on the first frame alone. */
   readonly causal: boolean;
-  /** The latent grid (t, h, w) of a clip. */
+  /** What it reads: RGB clips, or waveforms as clips of one channel, [B, samples, 1, 1, 1]. */
+  readonly modality: "video" | "audio";
+  /** Whether its codes are continuous: ids carry nothing, only codes can be learned from. */
+  readonly continuous: boolean;
+  /** The token grid (t, h, w) of a clip. */
   readonly grid: readonly [number, number, number];
   /** The sizes of the sub-vocabularies; the vocabulary is their product. */
   readonly factors: readonly number[];
   /** Width D of a code. */
   readonly width: number;
+  /** What to change in the config when few codes are in use. */
+  readonly remedy: string;
 
   /** @param clips [B, T, H, W, 3] in [-1, 1] */
   encode(clips: tf.Tensor5D): Tokens;
@@ -54,11 +61,24 @@ export interface Tokenizer {
   /** Pixels of codes: [B, t, h, w, D] to [B, T, H, W, 3], not clipped. */
   decode(codes: tf.Tensor5D): tf.Tensor5D;
   /**
+   * The random numbers of one training micro-batch, drawn on the host under names of their own, for
+   * `loss`: the same seed and step give the same.
+   * @param clips how many clips the micro-batch has
+   * @param step the key of the draw; the micro-batches of a step have different ones
+   */
+  inputs(clips: number, seed: number, step: number): HostTensors;
+  /**
    * The training loss. Codebook statistics are assigned inside (only when `training`).
    * @param clips [B, T, H, W, 3] in [-1, 1]
    * @param step scalar float32: optimizer steps done, the one clock of all schedules
+   * @param noise what `inputs` drew (other names are ignored); without it nothing is random
    */
-  loss(clips: tf.Tensor5D, step: tf.Scalar, training: boolean): TokenizerLoss;
+  loss(
+    clips: tf.Tensor5D,
+    step: tf.Scalar,
+    training: boolean,
+    noise?: { readonly [name: string]: tf.Tensor },
+  ): TokenizerLoss;
 }
 
 /** log2 of the vocabulary: nominal bits of one token. */

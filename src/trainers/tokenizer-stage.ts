@@ -58,6 +58,7 @@ export function tokenizerTask(
         (_, i): HostTensors => ({
           clips: uint8([size, ...shape], clips.subarray(i * length, (i + 1) * length)),
           step: float32([], [step]),
+          ...tokenizer.inputs(size, seed, step * options.accumulate + i),
         }),
       );
     },
@@ -66,6 +67,7 @@ export function tokenizerTask(
         toPixels(inputs["clips"]!),
         inputs["step"] as tf.Scalar,
         training,
+        training ? inputs : undefined,
       );
       return { loss, metrics };
     },

@@ -24,6 +24,10 @@ export function blockTokenizer(frames: number, side: number, levels: number): To
     clip: { frames, height: side, width: side },
     grid,
     factors: [levels, levels, levels],
+    modality: "video",
+    continuous: false,
+    remedy: "",
+    inputs: () => ({}),
     width: 3,
     encode(clips) {
       const batch = clips.shape[0];

@@ -62,6 +62,8 @@ export const vqConfig: VqConfig = {
   size: 16,
   width: 4,
   groups: 1,
+  distance: "euclidean",
+  kmeans_steps: 0,
   learn: "gradient",
   codebook_weight: 1,
   commitment_weight: 0.25,

@@ -17,13 +17,13 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
-import { closed, type Static, Type } from "../../config/schema.ts";
+import { closed, type Static, type TObject, Type } from "../../config/schema.ts";
 import { stopGradient, straightThrough } from "../../runtime/ops.ts";
-import type { Quantizer } from "./quantizer.ts";
+import { ENTROPY_EPSILON, gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
-export const schema = closed(
-  {
-    type: Type.Literal("lfq"),
+/** The config keys of quantizers by signs. */
+export function signProperties(defaults: { readonly entropy_temperature: number }) {
+  return {
     bits: Type.Integer({
       minimum: 1,
       maximum: 64,
@@ -41,7 +41,8 @@ export const schema = closed(
     commitment_weight: Type.Number({
       minimum: 0,
       default: 0.25,
-      description: "Weight of the mean squared distance between latents and their signs.",
+      description:
+        "Weight of the commitment: the squared distance between latents and their codes, a channel (lfq) or a token (bsq).",
     }),
     entropy_weight: Type.Number({
       minimum: 0,
@@ -56,7 +57,7 @@ export const schema = closed(
     }),
     entropy_temperature: Type.Number({
       exclusiveMinimum: 0,
-      default: 0.01,
+      default: defaults.entropy_temperature,
       description: "Temperature τ of the soft assignment softmax(2 z·c / τ).",
     }),
     entropy_group_bits: Type.Integer({
@@ -64,7 +65,7 @@ export const schema = closed(
       maximum: 20,
       default: 10,
       description:
-        "The batch entropy is exact within groups of this many bits, and summed over groups.",
+        "The batch entropy is exact within groups of this many bits, and summed over groups. A group of as many bits as the code makes it exact altogether.",
     }),
     entropy_anneal_factor: Type.Number({
       minimum: 1,
@@ -82,14 +83,17 @@ export const schema = closed(
       description:
         "Normalise the encoder's features (group norm without scale and shift) before their projection to bits.",
     }),
-  },
+  };
+}
+
+export type SignConfig = Static<TObject<ReturnType<typeof signProperties>>>;
+
+export const schema = closed(
+  { type: Type.Literal("lfq"), ...signProperties({ entropy_temperature: 0.01 }) },
   { description: "Lookup-free quantization: the signs of the latent's channels (MAGVIT-v2)." },
 );
 
 export type LfqConfig = Static<typeof schema>;
-
-/** Kept inside the logarithm as in MAGVIT: the gradient of an unused code stays finite. */
-const EPSILON = 1e-5;
 
 /** Sizes in bits of the parts of `bits` cut into runs of at most `size`, lowest bits first. */
 function runs(bits: number, size: number): number[] {
@@ -137,7 +141,7 @@ function jointEntropy(z: tf.Tensor2D, temperature: number): tf.Scalar {
     bits === 1
       ? tf.mean(soft(0, 1), 0) // [2]
       : tf.div(tf.matMul(soft(0, low), soft(low, bits - low), true, false), rows); // [2^low, 2^high]
-  return tf.neg(tf.sum(tf.mul(mean, tf.log(tf.add(mean, EPSILON)))));
+  return tf.neg(tf.sum(tf.mul(mean, tf.log(tf.add(mean, ENTROPY_EPSILON)))));
 }
 
 /** Sum over groups of bits of the entropy of the batch's mean assignment, in nats. z: [N, L]. */
@@ -155,7 +159,28 @@ export function batchEntropy(z: tf.Tensor2D, temperature: number, groupBits: num
 
 /** Builds the quantizer. It has no variables. */
 export function build(config: LfqConfig): Quantizer {
-  const { bits, entropy_weight: weight, entropy_temperature: temperature } = config;
+  return buildSigns("lfq", config, { scale: 1, prepare: (z) => z, perToken: false });
+}
+
+/**
+ * Quantization by signs, in the variants that differ in what is done to the latent before.
+ * @param options.scale of the codes: ±scale
+ * @param options.prepare what the signs, the losses and the gradient are taken of
+ * @param options.perToken whether the commitment is a token's squared distance or its mean a channel
+ */
+export function buildSigns(
+  type: string,
+  config: SignConfig,
+  options: {
+    readonly scale: number;
+    readonly prepare: (z: tf.Tensor5D) => tf.Tensor5D;
+    readonly perToken: boolean;
+  },
+): Quantizer {
+  const { bits, entropy_weight: weight } = config;
+  const { scale, prepare } = options;
+  // The bits' odds are those of an assignment to ±scale: 4 z · scale / τ.
+  const temperature = config.entropy_temperature / scale;
   const parts = runs(bits, config.factor_bits);
   const factors = parts.map((size) => 2 ** size);
 
@@ -170,28 +195,36 @@ export function build(config: LfqConfig): Quantizer {
   }
 
   const signs = (z: tf.Tensor5D) => {
-    const [b, t, h, w] = z.shape;
-    const on = tf.cast(tf.greater(z, 0), "float32"); // [B, t, h, w, L] in {0, 1}
-    const codes: tf.Tensor5D = tf.sub(tf.mul(on, 2), 1);
-    const sums = tf.matMul(tf.reshape(on, [-1, bits]), tf.tensor2d(pack, [bits, parts.length]));
-    const ids = tf.reshape<tf.Rank.R5>(tf.cast(sums, "int32"), [b, t, h, w, parts.length]);
+    const on: tf.Tensor5D = tf.cast(tf.greater(z, 0), "float32"); // [B, t, h, w, L] in {0, 1}
+    const codes: tf.Tensor5D = tf.sub(tf.mul(on, 2 * scale), scale);
+    const sums = tf.matMul(rowsOf(on), tf.tensor2d(pack, [bits, parts.length]));
+    const ids = tf.reshape<tf.Rank.R5>(tf.cast(sums, "int32"), [...gridOf(z), parts.length]);
     return { codes, ids };
   };
 
   return {
-    type: "lfq",
+    type,
     factors,
+    latentWidth: bits,
     width: bits,
     preNorm: config.pre_norm,
+    remedy:
+      "raise quantizer.entropy_weight or quantizer.entropy_anneal_factor, or normalise the features first (quantizer.pre_norm=true)",
     assign: signs,
+    indices: (codes) => signs(codes).ids,
 
-    quantize(z, step) {
+    quantize(latents, step) {
+      const z = prepare(latents);
       const { codes, ids } = signs(z);
-      const rows = tf.reshape<tf.Rank.R2>(z, [-1, bits]); // [N, L]
-      const commitment = tf.mean<tf.Scalar>(tf.squaredDifference(z, stopGradient(codes)));
+      const distance = tf.mean<tf.Scalar>(tf.squaredDifference(z, stopGradient(codes)));
+      const commitment = options.perToken ? tf.mul<tf.Scalar>(distance, bits) : distance;
       let loss = tf.mul<tf.Scalar>(commitment, config.commitment_weight);
-      const metrics: { [name: string]: tf.Scalar } = { commitment };
+      const metrics: { [name: string]: tf.Scalar } = {
+        commitment,
+        ...usageMetrics(ids, factors),
+      };
       if (weight > 0) {
+        const rows = rowsOf(z); // [N, L]
         const sample = sampleEntropy(rows, temperature);
         const batch = batchEntropy(rows, temperature, config.entropy_group_bits);
         const penalty = tf.sub(sample, tf.mul(batch, config.entropy_diversity));
@@ -201,20 +234,19 @@ export function build(config: LfqConfig): Quantizer {
           weight,
         );
         loss = tf.add(loss, tf.mul(annealed, penalty));
-        metrics.sample_entropy = sample;
-        metrics.batch_entropy = batch;
-        metrics.entropy_weight = annealed as tf.Scalar;
+        metrics["sample_entropy"] = sample;
+        metrics["batch_entropy"] = batch;
+        metrics["entropy_weight"] = annealed as tf.Scalar;
       }
       return { codes: straightThrough(z, codes), ids, loss, metrics };
     },
 
     lookup(ids) {
-      const [b, t, h, w] = ids.shape;
-      const rows = tf.reshape(tf.cast(ids, "float32"), [-1, parts.length]); // [N, F]
+      const rows = tf.cast(rowsOf(ids), "float32"); // [N, F]
       // Column l is the sub-id shifted right by the bit's place: a single product, so it is exact.
       const shifted = tf.floor(tf.matMul(rows, tf.tensor2d(unpack, [parts.length, bits]))); // [N, L]
       const on = tf.sub(shifted, tf.mul(tf.floor(tf.mul(shifted, 0.5)), 2)); // the lowest bit
-      return tf.reshape<tf.Rank.R5>(tf.sub(tf.mul(on, 2), 1), [b, t, h, w, bits]);
+      return tf.reshape(tf.sub(tf.mul(on, 2 * scale), scale), [...gridOf(ids), bits]);
     },
   };
 }

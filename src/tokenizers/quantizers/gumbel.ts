@@ -1,0 +1,134 @@
+/**
+ * @file Gumbel-softmax quantization: Jang et al., "Categorical Reparameterization with Gumbel-Softmax"
+ * (ICLR 2017), as in the discrete VAE of DALL-E (Ramesh et al. 2021) and the Gumbel variant of VQGAN.
+ *
+ * A linear map gives each latent K logits l. Training draws codes with weights softmax((l + g) / τ),
+ * g standard Gumbel noise from the host; `hard` gives the decoder the code of the largest weight, with
+ * the gradient of the soft sum (the straight-through variant). The temperature falls exponentially
+ * from `temperature` to `temperature_end` on the step clock. The loss is the divergence of softmax(l)
+ * from the uniform prior, log K - H. Evaluation takes argmax l.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { closed, type Static, Type } from "../../config/schema.ts";
+import { dense } from "../../models/layers.ts";
+import { type Scope, uniform } from "../../models/scope.ts";
+import { embedding, stopGradient } from "../../runtime/ops.ts";
+import { Random } from "../../runtime/random.ts";
+import { float32 } from "../../runtime/tensors.ts";
+import { gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
+
+export const schema = closed(
+  {
+    type: Type.Literal("gumbel"),
+    size: Type.Integer({
+      minimum: 2,
+      maximum: 65536,
+      default: 1024,
+      description: "Number K of codes.",
+    }),
+    width: Type.Integer({ minimum: 1, default: 256, description: "Channels of a code." }),
+    hard: Type.Boolean({
+      default: true,
+      description:
+        "Give the decoder one code with the gradient of the soft sum; false gives it the soft sum.",
+    }),
+    temperature: Type.Number({
+      exclusiveMinimum: 0,
+      default: 1,
+      description: "Temperature τ at the first step.",
+    }),
+    temperature_end: Type.Number({
+      exclusiveMinimum: 0,
+      default: 0.0625,
+      description: "Temperature τ after temperature_steps.",
+    }),
+    temperature_steps: Type.Integer({
+      minimum: 1,
+      default: 10_000,
+      description: "Optimizer steps that the exponential fall of τ takes.",
+    }),
+    kl_weight: Type.Number({
+      minimum: 0,
+      default: 5e-4,
+      description: "Weight of the divergence of the code distribution from the uniform one, nats.",
+    }),
+  },
+  { description: "Gumbel-softmax: codes drawn from a softmax (DALL-E's discrete VAE)." },
+);
+
+export type GumbelConfig = Static<typeof schema>;
+
+/** `n` standard Gumbel numbers, -log(-log u). */
+export function gumbels(n: number, seed: number, step: number): Float32Array {
+  return new Random(seed, "gumbel/noise", step)
+    .uniforms(n)
+    .map((u) => -Math.log(-Math.log(Math.min(Math.max(u, 1e-7), 1 - 1e-7))));
+}
+
+/** Builds the quantizer: the map to logits and the codebook in `scope`. */
+export function build(config: GumbelConfig, scope: Scope): Quantizer {
+  const { size, width } = config;
+  const toLogits = dense(scope.child("logits"), { inputs: width, outputs: size });
+  const codebook = scope.param(
+    "codebook",
+    [size, width],
+    uniform(Math.sqrt(3 / size)),
+  ) as tf.Tensor2D;
+  const ratio = Math.log(config.temperature_end / config.temperature);
+  const factors = [size];
+
+  const logitsOf = (z: tf.Tensor5D): tf.Tensor2D => toLogits(rowsOf(z)) as tf.Tensor2D; // [N, K]
+  const lookup = (ids: tf.Tensor5D): tf.Tensor5D =>
+    tf.reshape(embedding(codebook, tf.reshape(ids, [-1])), [...gridOf(ids), width]);
+
+  return {
+    type: "gumbel",
+    factors,
+    latentWidth: width,
+    width,
+    preNorm: false,
+    remedy: "raise quantizer.kl_weight, or let the temperature fall later (temperature_steps)",
+
+    inputs: (grid, seed, step) => {
+      const n = grid.reduce((a, b) => a * b, 1);
+      return { gumbel: float32([n, size], gumbels(n * size, seed, step)) };
+    },
+
+    assign(z) {
+      const index = tf.argMax(logitsOf(z), 1);
+      const ids = tf.reshape<tf.Rank.R5>(index, [...gridOf(z), 1]);
+      return { ids, codes: lookup(ids) };
+    },
+
+    quantize(z, step, _training, noise) {
+      const logits = logitsOf(z);
+      const done = tf.minimum(tf.div(step, config.temperature_steps), 1);
+      const temperature = tf.mul(tf.exp(tf.mul(done, ratio)), config.temperature);
+      const drawn = noise?.["gumbel"] ? tf.add(logits, noise["gumbel"]) : logits;
+      const soft = tf.softmax(tf.div<tf.Tensor2D>(drawn, temperature)); // [N, K]
+      const index = stopGradient(tf.argMax<tf.Tensor1D>(drawn, 1)); // [N]
+      let weights: tf.Tensor2D = soft;
+      if (config.hard) {
+        const hot = tf.oneHot(index, size, 1, 0, "float32") as tf.Tensor2D;
+        weights = tf.add(soft, stopGradient(tf.sub(hot, soft)));
+      }
+      const codes = tf.reshape<tf.Rank.R5>(tf.matMul(weights, codebook), [...gridOf(z), width]);
+      const logProbabilities = tf.logSoftmax(logits) as tf.Tensor2D;
+      const each = tf.sum(
+        tf.mul(tf.exp(logProbabilities), tf.add(logProbabilities, Math.log(size))),
+        1,
+      );
+      const kl = tf.mean<tf.Scalar>(each);
+      const ids = tf.reshape<tf.Rank.R5>(index, [...gridOf(z), 1]);
+      return {
+        codes,
+        ids,
+        loss: tf.mul(kl, config.kl_weight),
+        metrics: { kl, temperature: temperature as tf.Scalar, ...usageMetrics(ids, factors) },
+      };
+    },
+
+    lookup,
+  };
+}
