@@ -353,7 +353,7 @@ describe("gradients", () => {
     expect(slope.dataSync().every(Number.isFinite)).toBe(true);
     expect(value(tf.max(tf.abs(slope)))).toBeGreaterThan(0);
     const parameters = [...scope.trainable().values()];
-    const { grads } =
+    const { grads }: { grads: tf.NamedTensorMap } =
       parameters.length > 0 ? tf.variableGrads(() => total(z), parameters) : { grads: {} };
     const untouched = parameters.filter(
       (parameter) => value(tf.max(tf.abs(grads[parameter.name]!))) === 0,
@@ -363,7 +363,7 @@ describe("gradients", () => {
 });
 
 describe("noise", () => {
-  const drawing = family.filter(([, config]) => build(config).inputs);
+  const drawing = family.filter(([, config]) => "inputs" in build(config));
   it.each(drawing)("%s draws the same numbers for the same seed and step", (_, config) => {
     const quantizer = build(config);
     const draw = (seed: number, n: number) => quantizer.inputs!([32, 1, 1, 2], seed, n);
