@@ -363,7 +363,9 @@ describe("gradients", () => {
 });
 
 describe("noise", () => {
-  const drawing = family.filter(([, config]) => "inputs" in build(config));
+  const drawing = family.filter(([name]) =>
+    ["rvq", "gumbel", "spae", "none with a prior"].includes(name),
+  );
   it.each(drawing)("%s draws the same numbers for the same seed and step", (_, config) => {
     const quantizer = build(config);
     const draw = (seed: number, n: number) => quantizer.inputs!([32, 1, 1, 2], seed, n);
