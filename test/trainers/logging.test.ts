@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parquetReadObjects } from "hyparquet";
 import sharp from "sharp";
 import { describe, expect, test } from "vitest";
-import { crc32c, maskedCrc32c } from "../../src/trainers/logging/crc32c.ts";
+import { crc32c, maskedCrc32c } from "../../src/runtime/crc32c.ts";
 import {
   appendMetrics,
   readMetrics,

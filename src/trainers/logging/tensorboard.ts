@@ -8,7 +8,7 @@
 
 import { appendFileSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { maskedCrc32c } from "./crc32c.ts";
+import { maskedCrc32c } from "../../runtime/crc32c.ts";
 import { Message } from "./protobuf.ts";
 
 /** tensorflow.DataType */
