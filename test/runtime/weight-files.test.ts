@@ -134,7 +134,14 @@ function bundleIndex(entries: readonly Entry[], pack: boolean, perBlock = 16): U
   const footer = [
     ...handle,
     ...Array.from({ length: 40 - handle.length }, () => 0),
-    ...[0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb],
+    0x57,
+    0xfb,
+    0x80,
+    0x8b,
+    0x24,
+    0x75,
+    0x47,
+    0xdb,
   ];
   return concat(...parts, index, footer);
 }
@@ -289,7 +296,10 @@ describe("weight files", () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: whole.length - 1 }), (length) => {
         writeFileSync(target, whole.subarray(0, length));
-        expectClear(target, name !== "onnx" && name !== "flax");
+        const found = outcome(target);
+        // These formats have no end of their own: a part may be whole.
+        const open = name === "onnx" || name === "flax";
+        expect(open && found === "read" ? "one clear error" : found).toBe("one clear error");
       }),
       { numRuns: 20 },
     );
@@ -313,7 +323,7 @@ describe("weight files", () => {
               bytes[at] = byte;
             }
             writeFileSync(target, bytes);
-            expectClear(target, false);
+            expect(["read", "one clear error"]).toContain(outcome(target));
           },
         ),
         { numRuns: 40 },
@@ -327,7 +337,7 @@ describe("weight files", () => {
       fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
         const path = join(folder, "noise.bin");
         writeFileSync(path, bytes);
-        expectClear(path, false);
+        expect(["read", "one clear error"]).toContain(outcome(path));
       }),
       { numRuns: 50 },
     );
@@ -360,15 +370,16 @@ describe("weight files", () => {
   });
 });
 
-/** Reading everything gives values or a UserError that names the file. */
-function expectClear(path: string, mustFail: boolean): void {
+/** "read", "one clear error" (a UserError that names the file and has a hint), or what went wrong. */
+function outcome(path: string): string {
   try {
     contents(path);
   } catch (error) {
-    expect(error).toBeInstanceOf(UserError);
-    expect((error as UserError).message).toContain(path.replace(/\.index$/, ""));
-    expect((error as UserError).hint).toBeTruthy();
-    return;
+    const clear =
+      error instanceof UserError &&
+      error.message.includes(path.replace(/\.index$/, "")) &&
+      error.hint !== undefined;
+    return clear ? "one clear error" : `${String(error)}\n${(error as Error).stack}`;
   }
-  expect(mustFail).toBe(false);
+  return "read";
 }
