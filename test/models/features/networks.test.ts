@@ -68,6 +68,7 @@ describe.each(fastDevices)("feature networks on %s", (type) => {
       ...i3d.endpoints(clips as tf.Tensor5D),
     }));
     const out = await run({ clips: clip });
+    expect(Object.keys(out).sort()).toEqual(Object.keys(want.endpoints).sort());
     for (const [name, stats] of Object.entries(want.endpoints)) {
       expectStats(out[name]!, stats, 1e-4);
     }
