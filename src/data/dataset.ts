@@ -13,6 +13,8 @@ export interface Sample {
   readonly audio?: Float32Array;
   /** Exact generative factors, when they are known (procedural sets). */
   readonly factors?: Factors;
+  /** Recorded numbers of each frame by name (actions of a robot, ...): [T, n]. */
+  readonly signals?: { readonly [name: string]: Float32Array };
 }
 
 /** Generative factors by name; what changes over the clip is a list of one number a frame. */
@@ -24,6 +26,14 @@ export type Factors = {
 export interface Skipped {
   readonly file: string;
   readonly reason: string;
+}
+
+/** Runs of indices that lie together, and how training reads them. */
+export interface Shards {
+  /** First index of each shard, rising; the first is 0. */
+  readonly starts: readonly number[];
+  /** Clips of the shuffle buffer. */
+  readonly buffer: number;
 }
 
 /**
@@ -46,6 +56,12 @@ export interface Dataset {
   readonly classes: readonly string[];
   /** Changes when the content would: generator version and options, or the files' names, sizes and times. */
   readonly fingerprint: string;
+  /** How clips are cut and their pixels made, by name: part of every score's protocol. */
+  readonly sampling?: { readonly [choice: string]: unknown };
+  /** Where clips lie in shards and are to be read shard by shard through a shuffle buffer. */
+  readonly shards?: Shards;
+  /** The label of an index without its clip; left out where only the clip tells. */
+  labelOf?(index: number): number;
   /** Files that were found and left out when the set was opened. */
   readonly skipped?: readonly Skipped[];
   /**

@@ -1,281 +1,339 @@
 /**
- * @file Clips from media files: chosen frames, scaled to cover the crop, turned upright, cropped;
- * and the sound of their time span. The same task gives the same bytes: swscale runs in its
- * bit-exact mode and each decoder in one thread.
+ * @file Clips from their sources: the frames that a rule chooses, and the sound of their time span.
+ * The same task gives the same bytes in any thread: each decoder runs in one.
+ *
+ * Only what is needed is decoded: from the last key frame before the clip, and of the frames in
+ * between only those that others refer to. Where time stamps cannot be trusted, a file is decoded
+ * from its start and its frames are counted.
  */
 
-import type { Frame, SoftwareScaleContext } from "node-av/lib";
-import { type Av, avCheck } from "./av.ts";
-import { frameAt, Media, MediaError, type Probe } from "./probe.ts";
+import { closeSync, openSync, readSync } from "node:fs";
+import type { Frame } from "node-av/lib";
+import type { Av } from "./av.ts";
+import { readBairRecord } from "./containers/bair.ts";
+import { frameAt, Media, MediaError, type Probe, probeSource, timeOf } from "./probe.ts";
+import { type ClipRule, clipsOf, cutClip, type TimeSpan, unfit } from "./sampling.ts";
+import { type Crop, FrameScaler, type PixelRule, turnOf } from "./scaler.ts";
+import { decodeSound } from "./sound.ts";
+import type { MediaSource, PicturesSource, PixelsSource, RecordSource, Source } from "./source.ts";
 
 export interface ClipTask {
-  readonly file: string;
-  readonly probe: Probe;
-  /** Frames to give, by their number in the file; never falling, repeats allowed. */
-  readonly frames: readonly number[];
-  readonly height: number;
-  readonly width: number;
-  /** The shorter side before the crop; undefined: as small as covers the crop. */
-  readonly resize: number | undefined;
-  readonly filter: "bilinear" | "bicubic" | "area" | "lanczos";
-  /** Where the crop lies between its two ends: (x, y) in [0, 1). */
-  readonly crop: readonly [number, number];
+  readonly source: Source;
+  /** Left out where files are only looked into when they are drawn. */
+  readonly probe: Probe | undefined;
+  readonly rule: ClipRule;
+  /** Which of the file's clips. */
+  readonly which: number;
+  /** In [0, 1): where a random clip is cut. */
+  readonly chance: number;
+  readonly span?: TimeSpan;
+  readonly pixels: PixelRule;
+  readonly crop: Crop;
   /** Damaged frames that may be given. */
   readonly missing: number;
-  readonly sound?: { readonly start: number; readonly samples: number; readonly rate: number };
+  readonly sound?: { readonly samples: number; readonly rate: number };
 }
+
+/** Numbers that come with the frames: [T, n] a name. */
+export type Signals = { readonly [name: string]: Float32Array };
 
 export interface DecodedClip {
   /** [T, H, W, 3] */
   readonly clip: Uint8Array;
   readonly audio?: Float32Array;
+  readonly signals?: Signals;
+  /** Numbers of the first and the last frame. */
+  readonly first: number;
+  readonly last: number;
 }
 
-/** Frames to skip by seeking; fewer are cheaper to decode than a seek that may miss. */
-const SEEK_FROM = 48;
+/** Where decoded frames go: frame `number` of the file, its place in the clip, and its repeats. */
+type Write = (frame: Frame) => void;
+
+/** Files looked into by this thread, so that a file drawn again is not looked into again. */
+const looked = new Map<string, Probe>();
+
+function probeOf(av: Av, { source, missing }: ClipTask): Probe {
+  const key = JSON.stringify([source, missing]);
+  let probe = looked.get(key);
+  if (probe === undefined) {
+    const probed = probeSource(av, { source, verify: "quick", missing });
+    if ("problem" in probed) {
+      throw new MediaError(probed.problem);
+    }
+    probe = probed;
+    if (looked.size >= 4096) {
+      looked.delete(looked.keys().next().value!);
+    }
+    looked.set(key, probe);
+  }
+  return probe;
+}
 
 /** @throws MediaError when the file or the span cannot be had */
 export function decodeClip(av: Av, task: ClipTask): DecodedClip {
-  const clip =
-    (task.probe.seekable && task.frames[0]! >= SEEK_FROM ? collect(av, task, true) : undefined) ??
-    collect(av, task, false)!;
-  return task.sound ? { clip, audio: decodeSound(av, task, task.sound) } : { clip };
+  const { source, rule, span, pixels } = task;
+  const probe = task.probe ?? probeOf(av, task);
+  const reason = unfit(probe, rule, span);
+  if (reason !== undefined) {
+    throw new MediaError(reason);
+  }
+  const which = Math.min(task.which, clipsOf(probe, rule, span) - 1);
+  const { frames, start } = cutClip(probe, rule, which, task.chance, span);
+  const size = pixels.height * pixels.width * 3;
+  const clip = new Uint8Array(frames.length * size);
+  const filler = new Filler(frames, size, clip);
+  const { sound, ...rest } = { sound: task.sound, clip, first: frames[0]!, last: frames.at(-1)! };
+  switch (source.kind) {
+    case "media":
+      readMedia(av, source, probe, task, filler);
+      if (sound) {
+        const { samples, rate } = sound;
+        const audio = probe.audio
+          ? decodeSound(av, source, { start, samples, rate, begin: probe.start })
+          : new Float32Array(samples);
+        return { ...rest, audio };
+      }
+      return rest;
+    case "pictures":
+      readPictures(av, source, task, filler);
+      break;
+    case "pixels":
+      readPixels(av, source, task, filler);
+      break;
+    case "record":
+      return { ...rest, signals: readRecord(av, source, task, filler) };
+  }
+  return sound ? { ...rest, audio: new Float32Array(sound.samples) } : rest;
 }
 
-/**
- * Decode the asked frames, from the file's start or from the key frame before the first.
- * @returns undefined when a seek did not lead to the frames
- */
-function collect(av: Av, task: ClipTask, seek: boolean): Uint8Array | undefined {
-  const { frames, probe, height, width } = task;
-  const [first, last] = [frames[0]!, frames[frames.length - 1]!];
-  const media = new Media(av, task.file, "video");
-  const scaler = new FrameScaler(av, media, task);
-  const size = height * width * 3;
-  const clip = new Uint8Array(frames.length * size);
-  let filled = 0;
-  let damaged = 0;
+/** The frames that a clip still wants; a frame wanted more than once is copied. */
+class Filler {
+  readonly frames: readonly number[];
+  readonly #size: number;
+  readonly #clip: Uint8Array;
+  #filled = 0;
+  damaged = 0;
+
+  constructor(frames: readonly number[], size: number, clip: Uint8Array) {
+    this.frames = frames;
+    this.#size = size;
+    this.#clip = clip;
+  }
+
+  /** Number of the next frame that is wanted; undefined when there is none. */
+  get next(): number | undefined {
+    return this.frames[this.#filled];
+  }
+
+  /** Write the next frame and its repeats. */
+  fill(write: (out: Uint8Array) => void): void {
+    const size = this.#size;
+    const index = this.frames[this.#filled];
+    const from = this.#filled * size;
+    write(this.#clip.subarray(from, from + size));
+    for (this.#filled += 1; this.next === index && index !== undefined; this.#filled++) {
+      this.#clip.copyWithin(this.#filled * size, from, from + size);
+    }
+  }
+
+  restart(): void {
+    this.#filled = 0;
+    this.damaged = 0;
+  }
+}
+
+function readMedia(
+  av: Av,
+  source: MediaSource,
+  probe: Probe,
+  task: ClipTask,
+  filler: Filler,
+): void {
+  const media = new Media(av, source, "video");
+  const scaler = new FrameScaler(
+    av,
+    task.pixels,
+    task.crop,
+    turnOf(media.stream.codecpar.getCodedSideData(av.c.AV_PKT_DATA_DISPLAYMATRIX)),
+    aspectOf(media),
+  );
   try {
-    if (seek && !media.seek(probe.times?.[first] ?? probe.start + first / probe.fps)) {
-      return undefined;
+    const write: Write = (frame) => {
+      filler.damaged += media.isDamaged(frame) ? 1 : 0;
+      filler.fill((out) => scaler.write(frame, out));
+    };
+    if (pickFrames(media, probe, filler, write) && filler.damaged <= task.missing) {
+      return;
     }
-    let index = -1;
-    for (const frame of media.readFrames()) {
-      if (!seek) {
-        index += 1;
-      } else {
-        const time = media.seconds(frame.bestEffortTimestamp);
-        const found = Number.isFinite(time) ? frameAt(probe, time + 0.25 / probe.fps) : -1;
-        // The first frame after a seek must not come too late, nor any out of turn.
-        if (found < 0 || (index < 0 ? found > first : found !== index + 1)) {
-          return undefined;
-        }
-        index = found;
-      }
-      if (frames[filled] === index) {
-        damaged += media.isDamaged(frame) ? 1 : 0;
-        scaler.write(frame, clip.subarray(filled * size, (filled + 1) * size));
-        for (filled += 1; frames[filled] === index; filled++) {
-          clip.copyWithin(filled * size, (filled - 1) * size, filled * size);
-        }
-      }
-      if (index >= last) {
-        break;
-      }
-    }
+    // By counting, from the start: slow and certain.
+    filler.restart();
+    countFrames(av, source, filler, scaler);
   } finally {
     scaler.close();
     media.close();
   }
-  if (filled < frames.length || damaged > task.missing) {
-    if (seek) {
-      return undefined;
-    }
-    throw new MediaError(
-      filled < frames.length
-        ? `ends early: frame ${frames[filled]} does not decode`
-        : `${damaged} of the frames ${first} to ${last} are damaged`,
-    );
+  const { frames, next, damaged } = filler;
+  if (next !== undefined) {
+    throw new MediaError(`ends early: frame ${next} does not decode`);
   }
-  return clip;
-}
-
-/** A picture's axes on the screen: output (x, y) comes from source (x·xx + y·xy, x·yx + y·yy). */
-interface Turn {
-  readonly xx: number;
-  readonly xy: number;
-  readonly yx: number;
-  readonly yy: number;
-}
-
-/** The rotation or mirroring that the container asks players for. */
-function turnOf(media: Media): Turn {
-  const matrix = media.stream.codecpar.getCodedSideData(media.av.c.AV_PKT_DATA_DISPLAYMATRIX);
-  const identity = { xx: 1, xy: 0, yx: 0, yy: 1 };
-  if (!matrix || matrix.length < 36) {
-    return identity;
-  }
-  const at = (i: number): number => Math.sign(Math.round(matrix.readInt32LE(i * 4) / 65536));
-  // The matrix takes (x, y) to (a·x + c·y, b·x + d·y); for turns the inverse is the transpose.
-  const turn = { xx: at(0), xy: at(1), yx: at(3), yy: at(4) };
-  const axes = Math.abs(turn.xx * turn.yy - turn.xy * turn.yx);
-  const simple = Math.abs(turn.xx) + Math.abs(turn.xy) === 1;
-  return axes === 1 && simple ? turn : identity;
-}
-
-/** Scales frames to cover the crop, turns them upright and cuts the crop out. */
-class FrameScaler {
-  readonly #av: Av;
-  readonly #task: ClipTask;
-  readonly #turn: Turn;
-  readonly #aspect: number;
-  readonly #scaler: SoftwareScaleContext;
-  #scaled: Frame | undefined;
-
-  constructor(av: Av, media: Media, task: ClipTask) {
-    this.#av = av;
-    this.#task = task;
-    this.#turn = turnOf(media);
-    const { num, den } = media.stream.sampleAspectRatio;
-    this.#aspect = num > 0 && den > 0 ? num / den : 1;
-    this.#scaler = new av.SoftwareScaleContext();
-    this.#scaler.allocContext();
-    const flags = { bilinear: "bilinear", bicubic: "bicubic", area: "area", lanczos: "lanczos" };
-    avCheck(
-      av,
-      this.#scaler.setOption(
-        "sws_flags",
-        `${flags[task.filter]}+accurate_rnd+bitexact+full_chroma_int+full_chroma_inp`,
-      ),
-      "setting the scaler's flags",
-    );
-  }
-
-  /** Scale, turn and crop one frame into `out` [H, W, 3]. */
-  write(frame: Frame, out: Uint8Array): void {
-    const { height, width, resize, crop } = this.#task;
-    const { xx, xy, yx, yy } = this.#turn;
-    const across = xx === 0; // width and height change places
-    // Shown size: square pixels, upright.
-    const wide = frame.width * this.#aspect;
-    const [shownW, shownH] = across ? [frame.height, wide] : [wide, frame.height];
-    const cover = Math.max(width / shownW, height / shownH);
-    const scale = resize === undefined ? cover : Math.max(cover, resize / Math.min(shownW, shownH));
-    const w = Math.max(width, Math.round(shownW * scale));
-    const h = Math.max(height, Math.round(shownH * scale));
-    const source = this.#scale(frame, across ? h : w, across ? w : h);
-    const sourceW = across ? h : w;
-    const sourceH = across ? w : h;
-    const left = Math.floor(crop[0] * (w - width + 1));
-    const top = Math.floor(crop[1] * (h - height + 1));
-    if (xx === 1 && yy === 1) {
-      for (let i = 0; i < height; i++) {
-        const from = ((top + i) * sourceW + left) * 3;
-        out.set(source.subarray(from, from + width * 3), i * width * 3);
-      }
-      return;
-    }
-    const originX = xx + xy < 0 ? sourceW - 1 : 0;
-    const originY = yx + yy < 0 ? sourceH - 1 : 0;
-    for (let i = 0; i < height; i++) {
-      for (let j = 0; j < width; j++) {
-        const [x, y] = [left + j, top + i];
-        const from = ((originY + x * yx + y * yy) * sourceW + originX + x * xx + y * xy) * 3;
-        const to = (i * width + j) * 3;
-        out[to] = source[from]!;
-        out[to + 1] = source[from + 1]!;
-        out[to + 2] = source[from + 2]!;
-      }
-    }
-  }
-
-  /** RGB bytes [height, width, 3]. Colour matrix and range are the frame's own. */
-  #scale(frame: Frame, width: number, height: number): Buffer {
-    if (this.#scaled?.width !== width || this.#scaled.height !== height) {
-      this.#scaled?.free();
-      this.#scaled = new this.#av.Frame();
-      this.#scaled.alloc();
-      this.#scaled.format = this.#av.c.AV_PIX_FMT_RGB24;
-      this.#scaled.width = width;
-      this.#scaled.height = height;
-      avCheck(this.#av, this.#scaled.getBuffer(), "allocating a picture");
-    }
-    avCheck(this.#av, this.#scaler.scaleFrameSync(this.#scaled, frame), "scaling a picture");
-    return this.#scaled.toBuffer();
-  }
-
-  close(): void {
-    this.#scaled?.free();
-    this.#scaler.freeContext();
+  if (damaged > task.missing) {
+    throw new MediaError(`${damaged} of the frames ${frames[0]} to ${frames.at(-1)} are damaged`);
   }
 }
 
-/** The sound of a time span, mono, resampled; silence where the file has none. */
-function decodeSound(
-  av: Av,
-  { file, probe }: ClipTask,
-  { start, samples, rate }: NonNullable<ClipTask["sound"]>,
-): Float32Array {
-  const out = new Float32Array(samples);
-  if (!probe.audio) {
-    return out;
+function aspectOf(media: Media): number {
+  const { num, den } = media.stream.sampleAspectRatio;
+  return num > 0 && den > 0 ? num / den : 1;
+}
+
+/** The frame that decoding best begins at. */
+function keyBefore({ keys }: Probe, frame: number): number {
+  if (keys === "all") {
+    return frame;
   }
-  const media = new Media(av, file, "audio");
-  const resampler = new av.SoftwareResampleContext();
-  resampler.alloc(); // its input side is set by the first frame
-  const converted = new av.Frame();
-  let at = Number.NaN; // index in `out` of the next sample that the resampler gives
-  const convert = (frame: Frame | null): void => {
-    converted.alloc();
-    converted.format = av.c.AV_SAMPLE_FMT_FLT;
-    converted.sampleRate = rate;
-    converted.channelLayout = av.c.AV_CHANNEL_LAYOUT_MONO;
-    const layout = frame?.channelLayout;
-    if (frame && layout?.order === av.c.AV_CHANNEL_ORDER_UNSPEC) {
-      // Speakers not named: name the usual ones, or the resampler sees its input change.
-      frame.channelLayout =
-        layout.nbChannels === 1
-          ? av.c.AV_CHANNEL_LAYOUT_MONO
-          : {
-              order: av.c.AV_CHANNEL_ORDER_NATIVE,
-              nbChannels: layout.nbChannels,
-              mask: (1n << BigInt(layout.nbChannels)) - 1n,
-            };
-    }
-    avCheck(av, resampler.convertFrame(converted, frame), "resampling sound");
-    if (converted.nbSamples > 0) {
-      const bytes = converted.toBuffer();
-      for (let i = 0; i < converted.nbSamples; i++) {
-        const to = at + i;
-        if (to >= 0 && to < samples) {
-          out[to] = Math.max(-1, Math.min(1, bytes.readFloatLE(i * 4)));
-        }
-      }
-      at += converted.nbSamples;
-    }
-    converted.free();
+  return keys?.findLast((key) => key <= frame) ?? 0;
+}
+
+/**
+ * Give the wanted frames by their time stamps. Frames that nothing wants and nothing refers to are
+ * not decoded.
+ * @returns whether all came; if not, the time stamps mislead
+ */
+function pickFrames(media: Media, probe: Probe, filler: Filler, write: Write): boolean {
+  if (!probe.seekable) {
+    return false;
+  }
+  const key = keyBefore(probe, filler.next!);
+  if (key > 0 && !media.seek(timeOf(probe, key))) {
+    return false;
+  }
+  const wanted = new Set(filler.frames);
+  const numberOf = (timestamp: bigint): number => {
+    const time = media.seconds(timestamp);
+    return Number.isFinite(time) ? frameAt(probe, time + 0.25 / probe.fps) : -1;
   };
+  let before = -1;
+  for (const frame of media.readFrames((packet) => wanted.has(numberOf(packet.pts)))) {
+    const number = numberOf(frame.bestEffortTimestamp);
+    if (number <= before || number > filler.next!) {
+      return false; // out of turn, or a frame that was wanted did not come
+    }
+    before = number;
+    if (number === filler.next) {
+      write(frame);
+      if (filler.next === undefined) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+/** Decode from the start and count. */
+function countFrames(av: Av, source: MediaSource, filler: Filler, scaler: FrameScaler): void {
+  const media = new Media(av, source, "video");
   try {
-    if (start - probe.start > 10) {
-      media.seek(start - 2); // some codecs need packets before the one they are asked for
-    }
+    let number = 0;
     for (const frame of media.readFrames()) {
-      if (Number.isNaN(at)) {
-        const time = media.seconds(frame.bestEffortTimestamp);
-        at = Math.round(((Number.isFinite(time) ? time : probe.start) - start) * rate);
+      if (number === filler.next) {
+        filler.damaged += media.isDamaged(frame) ? 1 : 0;
+        filler.fill((out) => scaler.write(frame, out));
       }
-      convert(frame);
-      if (at >= samples) {
-        break;
+      if (filler.next === undefined) {
+        return;
       }
-    }
-    if (at < samples) {
-      convert(null);
+      number += 1;
     }
   } finally {
-    converted.free();
-    resampler.free();
     media.close();
   }
-  return out;
+}
+
+/** One picture a frame; each is turned as its own orientation says. */
+function readPictures(av: Av, source: PicturesSource, task: ClipTask, filler: Filler): void {
+  while (filler.next !== undefined) {
+    const number = filler.next;
+    const file = source.files[number]!;
+    const span = source.spans?.[number];
+    const media = new Media(av, { file, ...(span && { span }) }, "video");
+    try {
+      const { value: frame, done } = media.readFrames().next();
+      if (done || !frame) {
+        throw new MediaError(`picture ${file} does not decode`);
+      }
+      filler.damaged += media.isDamaged(frame) ? 1 : 0;
+      const matrix =
+        frame.getSideData(av.c.AV_FRAME_DATA_DISPLAYMATRIX) ??
+        media.stream.codecpar.getCodedSideData(av.c.AV_PKT_DATA_DISPLAYMATRIX);
+      const scaler = new FrameScaler(av, task.pixels, task.crop, turnOf(matrix), aspectOf(media));
+      filler.fill((out) => scaler.write(frame, out));
+      scaler.close();
+    } finally {
+      media.close();
+    }
+  }
+  if (filler.damaged > task.missing) {
+    throw new MediaError(`${filler.damaged} of its pictures are damaged`);
+  }
+}
+
+function readPixels(av: Av, source: PixelsSource, task: ClipTask, filler: Filler): void {
+  const { width, height, channels } = source;
+  const file = openFile(source.file);
+  try {
+    const bytes = Buffer.alloc(width * height * channels);
+    writePixels(av, source, task, filler, (number) => {
+      const read = readSync(file, bytes, 0, bytes.length, source.offsets[number]!);
+      if (read < bytes.length) {
+        throw new MediaError(`ends early: frame ${number} is not there`);
+      }
+      return bytes;
+    });
+  } finally {
+    closeSync(file);
+  }
+}
+
+function readRecord(av: Av, source: RecordSource, task: ClipTask, filler: Filler): Signals {
+  const { images, signals } = readBairRecord(source);
+  writePixels(av, { ...source, channels: 3 }, task, filler, (number) => images[number]!);
+  return Object.fromEntries(
+    Object.entries(signals).map(([name, rows]) => [
+      name,
+      Float32Array.from(filler.frames.flatMap((number) => [...(rows[number] ?? [])])),
+    ]),
+  );
+}
+
+/** Pixels that need no decoder go the same way as those that do. */
+function writePixels(
+  av: Av,
+  { width, height, channels }: Pick<PixelsSource, "width" | "height" | "channels">,
+  task: ClipTask,
+  filler: Filler,
+  bytesOf: (number: number) => Buffer,
+): void {
+  const format = channels === 1 ? av.c.AV_PIX_FMT_GRAY8 : av.c.AV_PIX_FMT_RGB24;
+  const scaler = new FrameScaler(av, task.pixels, task.crop, turnOf(null), 1);
+  try {
+    while (filler.next !== undefined) {
+      const frame = av.Frame.fromVideoBuffer(bytesOf(filler.next), { width, height, format });
+      if (channels === 1) {
+        frame.colorRange = av.c.AVCOL_RANGE_JPEG; // grey of a file is no luma of a broadcast
+      }
+      filler.fill((out) => scaler.write(frame, out));
+      frame.free();
+    }
+  } finally {
+    scaler.close();
+  }
+}
+
+function openFile(path: string): number {
+  try {
+    return openSync(path, "r");
+  } catch (error) {
+    throw new MediaError(`cannot be opened (${(error as NodeJS.ErrnoException).code})`);
+  }
 }

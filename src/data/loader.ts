@@ -4,11 +4,14 @@
  *
  * With `world` ranks the global batch is `batch · world` clips, and rank r gets the r-th slice of
  * it. So the ranks' batches of one step, put together, are the batch of a single rank of that size.
+ * Sets that are read shard by shard are the exception: there each rank has shards of its own, and the
+ * ranks' clips of one epoch, put together, are the set (see shard-order.ts).
  */
 
 import { UserError } from "../config/errors.ts";
 import { Random } from "../runtime/random.ts";
 import { type Dataset, type Factors, type Sample, SampleError } from "./dataset.ts";
+import { shardOrder, smallestShare } from "./shard-order.ts";
 import { warnOnce } from "./warnings.ts";
 
 export interface Batch {
@@ -23,6 +26,8 @@ export interface Batch {
   /** [B, samples] when the set has sound. */
   readonly audio?: Float32Array;
   readonly factors: readonly (Factors | undefined)[];
+  /** [B, T, n] by name, where every clip has them. */
+  readonly signals?: { readonly [name: string]: Float32Array };
 }
 
 export interface BatchOptions {
@@ -68,9 +73,16 @@ export class Loader {
   constructor(dataset: Dataset, options: BatchOptions) {
     this.dataset = dataset;
     this.#options = checked(options);
-    const whole = this.#options.batch * this.#options.world;
-    this.#passes = Math.max(1, Math.ceil(whole / dataset.size));
-    this.batchesPerEpoch = Math.floor((this.#passes * dataset.size) / whole);
+    const { batch, world } = this.#options;
+    if (dataset.shards) {
+      const smallest = smallestShare(dataset, this.#options.seed, world);
+      this.#passes = Math.max(1, Math.ceil(batch / smallest));
+      this.batchesPerEpoch = Math.floor((this.#passes * smallest) / batch);
+    } else {
+      const whole = batch * world;
+      this.#passes = Math.max(1, Math.ceil(whole / dataset.size));
+      this.batchesPerEpoch = Math.floor((this.#passes * dataset.size) / whole);
+    }
   }
 
   /** The next batch of this rank. */
@@ -113,7 +125,8 @@ export class Loader {
   #start(): void {
     const { epoch, batch } = this.#started;
     const { batch: size, rank, world } = this.#options;
-    const first = (batch * world + rank) * size;
+    // Of shards, the order is this rank's own.
+    const first = (this.dataset.shards ? batch : batch * world + rank) * size;
     const draws = this.#epochOrder(epoch).slice(first, first + size);
     const made = makeBatch(this.dataset, draws);
     // The failure belongs to the `next` that meets it, which may be some steps away.
@@ -127,9 +140,10 @@ export class Loader {
       const draws: Draw[] = [];
       for (let pass = 0; pass < this.#passes; pass++) {
         const visit = epoch * this.#passes + pass;
-        const order = new Random(this.#options.seed, "data/order", visit).permutation(
-          this.dataset.size,
-        );
+        const { seed, rank, world } = this.#options;
+        const order = this.dataset.shards
+          ? shardOrder(this.dataset, seed, visit, rank, world)
+          : new Random(seed, "data/order", visit).permutation(this.dataset.size);
         for (const index of order) {
           draws.push({ index, visit });
         }
@@ -245,5 +259,24 @@ export function stack(samples: readonly Sample[]): Batch {
     captions: samples.map((sample) => sample.caption),
     ...(sounds > 0 ? { audio } : {}),
     factors: samples.map((sample) => sample.factors),
+    ...(samples[0]?.signals && { signals: stackSignals(samples) }),
   };
+}
+
+function stackSignals(samples: readonly Sample[]): { readonly [name: string]: Float32Array } {
+  const names = Object.keys(samples[0]!.signals!);
+  return Object.fromEntries(
+    names.map((name) => {
+      const rows = samples.map(({ signals }) => signals?.[name] ?? new Float32Array(0));
+      const length = rows[0]!.length;
+      const all = new Float32Array(samples.length * length);
+      for (const [i, row] of rows.entries()) {
+        if (row.length !== length) {
+          throw new RangeError(`${samples[i]!.id} has ${row.length} values of ${name}, not ${length}`);
+        }
+        all.set(row, i * length);
+      }
+      return [name, all];
+    }),
+  );
 }

@@ -3,8 +3,10 @@
  * they shown. What the container states is checked against what the decoder gives.
  */
 
+import { basename } from "node:path";
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from "node-av/lib";
 import { type Av, avMessage } from "./av.ts";
+import { avUrl, type MediaSource, type PicturesSource, type Source } from "./source.ts";
 
 /** What is known of a usable file. Plain data, so that it crosses threads. */
 export interface Probe {
@@ -17,13 +19,18 @@ export interface Probe {
   readonly times?: Float64Array;
   /** Whether frames can be told by their time stamps, so that seeking is safe. */
   readonly seekable: boolean;
+  /** Numbers of the frames that decoding can begin at, rising. Left out: only frame 0. */
+  readonly keys?: readonly number[] | "all";
+  /** As stored, before any turn. */
+  readonly width: number;
+  readonly height: number;
   readonly audio: boolean;
 }
 
 export type Probed = Probe | { readonly problem: string };
 
 export interface ProbeTask {
-  readonly file: string;
+  readonly source: Source;
   /** `full` decodes every frame; `quick` counts packets and decodes the first frame. */
   readonly verify: "full" | "quick";
   /** Frames that may be missing or damaged before the file counts as corrupt. */
@@ -50,12 +57,21 @@ export class Media {
   damaged = 0;
 
   /** @throws MediaError when the file cannot be opened or has no such stream */
-  constructor(av: Av, file: string, kind: "video" | "audio") {
+  constructor(av: Av, source: Omit<MediaSource, "kind">, kind: "video" | "audio") {
     this.av = av;
     this.format = new av.FormatContext();
-    // Local files only: a playlist that names an address must not make us fetch it.
-    const options = av.Dictionary.fromObject({ protocol_whitelist: "file" });
-    const opened = this.format.openInputSync(`file:${file}`, null, options);
+    const { raw } = source;
+    const options = av.Dictionary.fromObject({
+      // Local files only: a playlist that names an address must not make us fetch it.
+      protocol_whitelist: "file,subfile",
+      ...(raw && {
+        video_size: `${raw.width}x${raw.height}`,
+        pixel_format: raw.pixels,
+        framerate: String(raw.fps),
+      }),
+    });
+    const format = raw ? av.InputFormat.findInputFormat("rawvideo") : null;
+    const opened = this.format.openInputSync(avUrl(source.file, source.span), format, options);
     options.free();
     if (opened < 0) {
       throw new MediaError(`not a media file (${avMessage(av, opened)})`);
@@ -137,9 +153,21 @@ export class Media {
     }
   }
 
-  /** Decoded frames in the order they are shown; the one given is reused by the next. */
-  *readFrames(): Generator<Frame> {
+  /**
+   * Decoded frames in the order they are shown; the one given is reused by the next.
+   * @param needed whether a packet's own frame is wanted; one that is not, and that no other frame
+   *   refers to, is not decoded
+   */
+  *readFrames(needed?: (packet: Packet) => boolean): Generator<Frame> {
+    let skipping = false;
     for (const packet of this.readPackets()) {
+      if (needed) {
+        const skip = !needed(packet);
+        if (skip !== skipping) {
+          this.#decoder.setOption("skip_frame", skip ? "noref" : "default");
+          skipping = skip;
+        }
+      }
       if (this.#decoder.sendPacketSync(packet) < 0) {
         this.damaged += 1;
       }
@@ -173,11 +201,56 @@ export class Media {
   }
 }
 
-/** Look into a file. Never throws for what is wrong with the file. */
-export function probeMedia(av: Av, task: ProbeTask): Probed {
+/** Look into a source. Never throws for what is wrong with its files. */
+export function probeSource(av: Av, task: ProbeTask): Probed {
+  const { source } = task;
+  switch (source.kind) {
+    case "media":
+      return probeMedia(av, source, task);
+    case "pictures":
+      return probePictures(av, source, task);
+    case "pixels":
+    case "record":
+      return known(source.kind === "pixels" ? source.offsets.length : source.frames, source);
+  }
+}
+
+function known(
+  frames: number,
+  { fps, width, height }: { readonly fps: number; readonly width: number; readonly height: number },
+): Probe {
+  return { frames, fps, start: 0, seekable: true, width, height, audio: false };
+}
+
+/** Pictures: the first tells the size; `full` decodes all of them. */
+function probePictures(av: Av, source: PicturesSource, task: ProbeTask): Probed {
+  if (source.files.length === 0) {
+    return { problem: "has no pictures" };
+  }
+  let [width, height] = [0, 0];
+  let damaged = 0;
+  const looked = task.verify === "full" ? source.files.length : 1;
+  for (let i = 0; i < looked; i++) {
+    const file = source.files[i]!;
+    const span = source.spans?.[i];
+    const probed = probeMedia(av, { kind: "media", file, ...(span && { span }) }, task);
+    if ("problem" in probed) {
+      damaged += 1;
+      if (damaged > task.missing) {
+        const which = source.files.length > 1 ? `its picture ${basename(file)} ` : "";
+        return { problem: `${which}${probed.problem}` };
+      }
+    } else if (width === 0) {
+      [width, height] = [probed.width, probed.height];
+    }
+  }
+  return known(source.files.length, { fps: source.fps, width, height });
+}
+
+function probeMedia(av: Av, source: MediaSource, task: ProbeTask): Probed {
   let media: Media | undefined;
   try {
-    media = new Media(av, task.file, "video");
+    media = new Media(av, source, "video");
     return task.verify === "full" ? probeFrames(media, task) : probePackets(media, task);
   } catch (error) {
     if (error instanceof MediaError) {
@@ -192,19 +265,29 @@ export function probeMedia(av: Av, task: ProbeTask): Probed {
 /** Decode all. The decoder's frames and time stamps are the truth. */
 function probeFrames(media: Media, { missing }: ProbeTask): Probe {
   const times: number[] = [];
+  const keys: number[] = [];
   for (const frame of media.readFrames()) {
+    if (frame.keyFrame !== 0) {
+      keys.push(times.length);
+    }
     times.push(media.seconds(frame.bestEffortTimestamp));
   }
   checkCount(media, times.length, missing);
-  return summary(media, times);
+  return summary(media, times, keys);
 }
 
 /** Read all packets, decode one. A file damaged in its middle shows that only when it is drawn. */
 function probePackets(media: Media, { missing }: ProbeTask): Probe {
+  const { c } = media.av;
   const times: number[] = [];
+  const keyTimes = new Set<number>();
   for (const packet of media.readPackets()) {
-    if (!packet.hasFlags(media.av.c.AV_PKT_FLAG_DISCARD)) {
-      times.push(media.seconds(packet.pts));
+    if (!packet.hasFlags(c.AV_PKT_FLAG_DISCARD)) {
+      const time = media.seconds(packet.pts);
+      times.push(time);
+      if (packet.hasFlags(c.AV_PKT_FLAG_KEY)) {
+        keyTimes.add(time);
+      }
     }
   }
   checkCount(media, times.length, missing);
@@ -213,7 +296,8 @@ function probePackets(media: Media, { missing }: ProbeTask): Probe {
     throw new MediaError("no frame decodes");
   }
   times.sort((a, b) => a - b);
-  return summary(media, times);
+  const keys = times.flatMap((time, i) => (keyTimes.has(time) ? [i] : []));
+  return summary(media, times, keys);
 }
 
 function checkCount(media: Media, frames: number, missing: number): void {
@@ -231,25 +315,28 @@ function checkCount(media: Media, frames: number, missing: number): void {
   }
 }
 
-function summary(media: Media, times: readonly number[]): Probe {
+function summary(media: Media, times: readonly number[], keyed: readonly number[]): Probe {
   const frames = times.length;
   const increasing = times.every((t, i) => Number.isFinite(t) && (i === 0 || t > times[i - 1]!));
   const first = times[0]!;
   const measured = frames > 1 ? (frames - 1) / (times[frames - 1]! - first) : Number.NaN;
   const stated = [media.stream.avgFrameRate, media.stream.rFrameRate].map((r) => r.num / r.den);
   const usable = (rate: number): boolean => Number.isFinite(rate) && rate > 0 && rate <= 1000;
-  const audio = media.hasAudio();
+  const { width, height } = media.stream.codecpar;
+  const size = { width, height, audio: media.hasAudio() };
   if (!increasing) {
     const fps = stated.find(usable) ?? 25;
-    return { frames, fps, start: Number.isFinite(first) ? first : 0, seekable: false, audio };
+    return { frames, fps, start: Number.isFinite(first) ? first : 0, seekable: false, ...size };
   }
+  const keys = keyed.length === frames ? ("all" as const) : keyed;
+  const known = { ...size, seekable: true, ...(keyed.length > 1 && { keys }) };
   for (const fps of [...stated, measured].filter(usable)) {
     if (times.every((t, i) => Math.abs((t - first) * fps - i) < 0.25)) {
-      return { frames, fps, start: first, seekable: true, audio };
+      return { frames, fps, start: first, ...known };
     }
   }
   const fps = usable(measured) ? measured : (stated.find(usable) ?? 25);
-  return { frames, fps, start: first, times: Float64Array.from(times), seekable: true, audio };
+  return { frames, fps, start: first, times: Float64Array.from(times), ...known };
 }
 
 /** When frame `index` is shown, in seconds of the file's clock. */

@@ -3,41 +3,22 @@
  * code units of the relative path, so it is the same on every machine and file system.
  */
 
-import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { basename, isAbsolute, join, relative, resolve, sep } from "node:path";
+import { readFileSync, statSync } from "node:fs";
+import { basename, isAbsolute, join, resolve, sep } from "node:path";
 import { UserError } from "../config/errors.ts";
 import { parseCsv } from "./csv.ts";
-
-export type Split = "train" | "validation";
-
-/** A file that may become clips. */
-export interface Candidate {
-  /** Absolute. */
-  readonly file: string;
-  /** Relative to the set's folder, with "/" between parts: names the file in ids and messages. */
-  readonly name: string;
-  readonly size: number;
-  readonly modified: number;
-  /** Class name; undefined when a list gives none. */
-  readonly label: string | undefined;
-  readonly caption: string;
-  /** The split that a folder or a list column states. */
-  readonly split: Split | undefined;
-}
-
-export interface Found {
-  readonly candidates: readonly Candidate[];
-  /** Names in the list that are not there. */
-  readonly missing: readonly string[];
-  /** Where the splits come from. */
-  readonly splitBy: "hash" | "folders" | "list";
-}
-
-const byCodeUnits = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+import {
+  type Candidate,
+  existing,
+  fileCandidate,
+  type Listing,
+  type Missing,
+  type Split,
+  walk,
+} from "./listing.ts";
 
 /** Names of the folders and list entries that state a split. */
-const SPLITS: ReadonlyMap<string, Split> = new Map([
+export const SPLITS: ReadonlyMap<string, Split> = new Map([
   ["train", "train"],
   ["training", "train"],
   ["validation", "validation"],
@@ -45,55 +26,6 @@ const SPLITS: ReadonlyMap<string, Split> = new Map([
   ["val", "validation"],
   ["test", "validation"],
 ]);
-
-/** All files below `root` with one of the extensions (none: all files), relative, sorted. */
-function walk(root: string, extensions: readonly string[]): string[] {
-  const wanted = new Set(extensions.map((e) => e.toLowerCase().replace(/^\./, "")));
-  const found: string[] = [];
-  const visit = (folder: string, above: ReadonlySet<string>): void => {
-    const real = realpathSync(folder);
-    if (above.has(real)) {
-      return; // a link to a folder that we are in
-    }
-    const inside = new Set(above).add(real);
-    for (const name of readdirSync(folder)) {
-      const path = join(folder, name);
-      const info = name.startsWith(".") ? undefined : statSync(path, { throwIfNoEntry: false });
-      if (info?.isDirectory()) {
-        visit(path, inside);
-      } else if (info?.isFile()) {
-        const extension = name.slice(name.lastIndexOf(".") + 1).toLowerCase();
-        if (wanted.size === 0 || wanted.has(extension)) {
-          found.push(relative(root, path).split(sep).join("/"));
-        }
-      }
-    }
-  };
-  visit(root, new Set());
-  return found.sort(byCodeUnits);
-}
-
-function candidate(
-  file: string,
-  name: string,
-  rest: Pick<Candidate, "label" | "caption" | "split">,
-): Candidate | undefined {
-  const info = statSync(file, { throwIfNoEntry: false });
-  return info?.isFile()
-    ? { file, name, size: info.size, modified: Math.round(info.mtimeMs), ...rest }
-    : undefined;
-}
-
-function existing(path: string, what: string): string {
-  const absolute = resolve(path);
-  if (!statSync(absolute, { throwIfNoEntry: false })) {
-    throw new UserError(
-      `${what}: ${absolute} does not exist`,
-      "Relative paths start at the folder that the command is run in.",
-    );
-  }
-  return absolute;
-}
 
 /**
  * Find the files below a folder. A first folder named train, validation, val or test states the
@@ -104,17 +36,13 @@ export function findInFolder(
   path: string,
   extensions: readonly string[],
   splitBy: "auto" | "hash" | "folders",
-): Found {
+): Listing {
   const root = existing(path, "dataset.path");
   if (!statSync(root).isDirectory()) {
-    const file = candidate(root, basename(root), {
-      label: basename(resolve(root, "..")),
-      caption: "",
-      split: undefined,
-    });
-    return { candidates: file ? [file] : [], missing: [], splitBy: "hash" };
+    const file = fileCandidate(root, basename(root), { label: basename(resolve(root, "..")) });
+    return { candidates: file ? [file] : [], missing: [], splitBy: "hash", watched: [] };
   }
-  const names = walk(root, extensions);
+  const { names, missing, folders: watched } = walk(root, extensions);
   const tops = new Set(
     names.filter((name) => name.includes("/")).map((name) => name.split("/")[0]!),
   );
@@ -140,12 +68,15 @@ export function findInFolder(
       parts.shift();
     }
     const label = parts.length > 1 ? parts[0]! : basename(root);
-    const made = candidate(join(root, ...name.split("/")), name, { label, caption: "", split });
+    const made = fileCandidate(join(root, ...name.split("/")), name, {
+      label,
+      ...(split && { split }),
+    });
     if (made) {
       candidates.push(made);
     }
   }
-  return { candidates, missing: [], splitBy: folders ? "folders" : "hash" };
+  return { candidates, missing, splitBy: folders ? "folders" : "hash", watched };
 }
 
 interface Entry {
@@ -222,7 +153,7 @@ export function findInList(
   list: string,
   path: string | undefined,
   splitBy: "auto" | "hash" | "list",
-): Found {
+): Listing {
   const file = existing(list, "dataset.list");
   const root = path === undefined ? resolve(file, "..") : existing(path, "dataset.path");
   const entries = readList(file);
@@ -234,7 +165,7 @@ export function findInList(
     );
   }
   const candidates: Candidate[] = [];
-  const missing: string[] = [];
+  const missing: Missing[] = [];
   for (const { entry, line } of entries) {
     const split = stated ? SPLITS.get(entry.split?.toLowerCase() ?? "") : undefined;
     if (stated && !split) {
@@ -243,46 +174,16 @@ export function findInList(
       );
     }
     const absolute = isAbsolute(entry.path) ? entry.path : join(root, entry.path);
-    const made = candidate(absolute, entry.path.split(sep).join("/"), {
-      label: entry.label,
-      caption: entry.caption ?? "",
-      split,
+    const made = fileCandidate(absolute, entry.path.split(sep).join("/"), {
+      ...(entry.label !== undefined && { label: entry.label }),
+      ...(entry.caption !== undefined && { captions: [entry.caption] }),
+      ...(split && { split }),
     });
     if (made) {
       candidates.push(made);
     } else {
-      missing.push(entry.path);
+      missing.push({ file: entry.path, reason: "does not exist" });
     }
   }
-  return { candidates, missing, splitBy: stated ? "list" : "hash" };
-}
-
-/** Class names in order: by number when all are integers, else by code units. */
-export function classNames(candidates: readonly Candidate[]): string[] {
-  const names = [
-    ...new Set(candidates.flatMap(({ label }) => (label === undefined ? [] : [label]))),
-  ];
-  return names.every((name) => /^\d+$/.test(name))
-    ? names.sort((a, b) => Number(a) - Number(b) || byCodeUnits(a, b))
-    : names.sort(byCodeUnits);
-}
-
-/** A number in [0, 1) that a file's name decides, the same on every machine. */
-export function nameHash(name: string): number {
-  const digest = createHash("sha256").update(name.normalize("NFC")).digest();
-  return digest.readUIntBE(0, 6) / 2 ** 48;
-}
-
-/**
- * The validation files by the hash of their names: adding files moves no other file between the
- * splits. A split that would be empty is given the file whose hash is nearest to it.
- * @returns names of the validation files; with a single file that one is in both splits
- */
-export function hashSplit(names: readonly string[], fraction: number): Set<string> {
-  const ranked = names
-    .map((name) => ({ name, at: nameHash(name) }))
-    .sort((a, b) => a.at - b.at || byCodeUnits(a.name, b.name));
-  const chosen = ranked.filter(({ at }) => at < fraction).length;
-  const count = Math.min(Math.max(chosen, 1), Math.max(1, ranked.length - 1));
-  return new Set(ranked.slice(0, count).map(({ name }) => name));
+  return { candidates, missing, splitBy: stated ? "list" : "hash", watched: [file] };
 }

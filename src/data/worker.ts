@@ -13,8 +13,8 @@ export function render(task: RenderTask): Sample {
 
 /** What is in a media file. */
 export async function probe(task: ProbeTask): Promise<Probed> {
-  const [{ loadAv }, { probeMedia }] = await Promise.all([import("./av.ts"), import("./probe.ts")]);
-  return probeMedia(await loadAv(), task);
+  const [{ loadAv }, { probeSource }] = await Promise.all([import("./av.ts"), import("./probe.ts")]);
+  return probeSource(await loadAv(), task);
 }
 
 /** One clip of a media file, or why there is none. */

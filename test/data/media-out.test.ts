@@ -8,8 +8,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decoderInfo, loadAv } from "../../src/data/av.ts";
 import { decodeClip } from "../../src/data/decode.ts";
 import { contactSheet, type Frames, writeContactSheet, writePng } from "../../src/data/image.ts";
-import { type Probe, probeMedia } from "../../src/data/probe.ts";
+import { type Probe, probeSource } from "../../src/data/probe.ts";
+import { wholeFile } from "../../src/data/source.ts";
 import { writeGif, writeLossless, writeMp4 } from "../../src/data/video.ts";
+import { firstFrames } from "./support.ts";
 import { Random } from "../../src/runtime/random.ts";
 
 let root = "";
@@ -31,18 +33,8 @@ function soft(frames: number, height: number, width: number): Frames {
 
 async function readBack(file: string, like: Frames): Promise<{ clip: Uint8Array; probe: Probe }> {
   const av = await loadAv();
-  const probe = probeMedia(av, { file, verify: "full", missing: 0 }) as Probe;
-  const { clip } = decodeClip(av, {
-    file,
-    probe,
-    frames: Array.from({ length: like.frames }, (_, t) => t),
-    height: like.height,
-    width: like.width,
-    resize: undefined,
-    filter: "bicubic",
-    crop: [0, 0],
-    missing: 0,
-  });
+  const probe = probeSource(av, { source: wholeFile(file), verify: "full", missing: 0 }) as Probe;
+  const { clip } = decodeClip(av, firstFrames(file, probe, like));
   return { clip, probe };
 }
 

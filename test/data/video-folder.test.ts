@@ -19,6 +19,7 @@ import { Loader, onePass } from "../../src/data/loader.ts";
 import { writeGif, writeLossless, writeMp4 } from "../../src/data/video.ts";
 import { open, schema, type VideoFolderConfig } from "../../src/data/video-folder.ts";
 import { setWarningSink } from "../../src/data/warnings.ts";
+import { numbered, numbersOf } from "./support.ts";
 
 let root = "";
 let warnings: string[] = [];
@@ -44,26 +45,6 @@ function config(overrides: Partial<VideoFolderConfig>): VideoFolderConfig {
     ...small,
     ...overrides,
   }) as VideoFolderConfig;
-}
-
-/** Frame t is grey level 4t (with a red top left corner), so that frames can be told from pixels. */
-function numbered(frames: number, height = 16, width = 16): Frames {
-  const data = new Uint8Array(frames * height * width * 3);
-  for (let t = 0; t < frames; t++) {
-    data.fill(4 * t, t * height * width * 3, (t + 1) * height * width * 3);
-    for (let i = 0; i < height / 2; i++) {
-      for (let j = 0; j < width / 2; j++) {
-        data.set([255, 0, 0], ((t * height + i) * width + j) * 3);
-      }
-    }
-  }
-  return { data, frames, height, width };
-}
-
-/** The frame numbers of a clip, read off its last pixels. */
-function numbersOf(clip: Uint8Array, frames: number): number[] {
-  const size = clip.length / frames;
-  return Array.from({ length: frames }, (_, t) => Math.round(clip[(t + 1) * size - 1]! / 4));
 }
 
 const folder = (name: string): string => {
@@ -145,7 +126,7 @@ describe("video-folder", () => {
 
   test("says what is wrong when nothing can be used", async () => {
     const path = folder("bad");
-    await expect(open(config({ path }), "train", 1)).rejects.toThrow(/no video files in/);
+    await expect(open(config({ path }), "train", 1)).rejects.toThrow(/no media files in/);
     writeFileSync(join(path, "text.mp4"), "no video");
     await expect(open(config({ path }), "train", 1)).rejects.toThrow(
       /none of the 1 files of .* can be used:\n {2}text.mp4 not a media file/,
@@ -368,13 +349,13 @@ describe("video-folder", () => {
     const path = folder("quick");
     await writeMp4(join(path, "a.mp4"), wavy(40), 25);
     await writeLossless(join(path, "b.mkv"), numbered(12), 8);
-    const cache = join(root, "probes.json");
+    const cache = join(root, "index.jsonl");
     const clips = async (verify: "full" | "quick") => {
-      const dataset = await open(config({ path, verify, probe_cache: cache }), "train", 1);
+      const dataset = await open(config({ path, verify, index: cache }), "train", 1);
       return Array.from(await dataset.get(0, 0).then((sample) => sample.clip));
     };
     expect(await clips("quick")).toEqual(await clips("full"));
-    expect(JSON.parse(readFileSync(cache, "utf8"))).toHaveLength(2);
+    expect(readFileSync(cache, "utf8").trimEnd().split("\n")).toHaveLength(3); // a head and two files
     writeFileSync(cache, "broken");
     expect(await clips("quick")).toEqual(await clips("full"));
     expect(warnings).toEqual([`${cache} cannot be read and is written anew`]);
