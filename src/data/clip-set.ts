@@ -384,7 +384,11 @@ function describe(
     short: rule.short,
     resize: resize ?? "cover",
     filter: filter.startsWith("bilinear-") ? filter : `swscale ${filter}`,
-    crop: training ? config.crop : config.held_out_crops === 3 ? "3 along the longer side" : "centre",
+    crop: training
+      ? config.crop
+      : config.held_out_crops === 3
+        ? "3 along the longer side"
+        : "centre",
     flip: training && config.flip,
     colour: `${colour}, ${range} range, ${conversion}`,
     values: "0..255",
@@ -403,7 +407,13 @@ function fingerprint(
   const content = Object.entries(config).filter(([key]) => !outside.includes(key));
   const random = split === "train" && (config.sampling === "random" || config.crop === "random");
   const hash = createHash("sha256").update(
-    canonicalJson([`${type}-2`, split, random ? seed : null, Object.fromEntries(content), identity]),
+    canonicalJson([
+      `${type}-2`,
+      split,
+      random ? seed : null,
+      Object.fromEntries(content),
+      identity,
+    ]),
   );
   for (const { name, size, modified, label, captions, span, source } of items) {
     const place = "span" in source ? (source.span ?? null) : null;

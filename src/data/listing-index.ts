@@ -121,8 +121,7 @@ function writeIndex(
   };
   const lines = candidates.map((candidate) => {
     const probed = recall(lookKey(candidate, options));
-    const plain =
-      probed && "times" in probed ? { ...probed, times: [...probed.times!] } : probed;
+    const plain = probed && "times" in probed ? { ...probed, times: [...probed.times!] } : probed;
     return JSON.stringify({ ...candidate, ...(plain && { probed: plain }) });
   });
   writeFileAtomic(path, `${[JSON.stringify(head), ...lines].join("\n")}\n`);

@@ -272,7 +272,9 @@ function stackSignals(samples: readonly Sample[]): { readonly [name: string]: Fl
       const all = new Float32Array(samples.length * length);
       for (const [i, row] of rows.entries()) {
         if (row.length !== length) {
-          throw new RangeError(`${samples[i]!.id} has ${row.length} values of ${name}, not ${length}`);
+          throw new RangeError(
+            `${samples[i]!.id} has ${row.length} values of ${name}, not ${length}`,
+          );
         }
         all.set(row, i * length);
       }

@@ -4,10 +4,12 @@ import { component, type Static } from "../config/schema.ts";
 import type { Dataset } from "./dataset.ts";
 import * as movingShapes from "./moving-shapes.ts";
 import * as videoFolder from "./video-folder.ts";
+import * as videoSet from "./video-set.ts";
 
 export const datasets = {
   "moving-shapes": movingShapes,
   "video-folder": videoFolder,
+  "video-set": videoSet,
 } as const;
 
 export const datasetSchema = component("datasets", datasets, "Where clips come from.");
@@ -29,5 +31,7 @@ export function openDataset(
       return movingShapes.open(config, split, seed);
     case "video-folder":
       return videoFolder.open(config, split, seed);
+    case "video-set":
+      return videoSet.open(config, split, seed);
   }
 }

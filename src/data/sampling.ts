@@ -73,7 +73,8 @@ export const samplingKeys = {
   }),
   held_out_crops: Type.Enum([1, 3], {
     default: 1,
-    description: "Crops of each validation clip: the centre, or both ends and the centre of the longer side.",
+    description:
+      "Crops of each validation clip: the centre, or both ends and the centre of the longer side.",
   }),
   flip: Type.Boolean({
     default: false,
@@ -225,8 +226,7 @@ export function cutClip(
   const start = places[rule.place]!;
   const frames = Array.from({ length: rule.frames }, (_, k) => {
     const wanted = start + k * rule.stride;
-    const within =
-      wanted < count ? wanted : rule.short === "loop" ? wanted % count : count - 1;
+    const within = wanted < count ? wanted : rule.short === "loop" ? wanted % count : count - 1;
     return frameOf(probe, rule.fps, first, from, within);
   });
   return {
@@ -235,13 +235,7 @@ export function cutClip(
   };
 }
 
-function frameOf(
-  probe: Probe,
-  fps: number | null,
-  first: number,
-  from: number,
-  k: number,
-): number {
+function frameOf(probe: Probe, fps: number | null, first: number, from: number, k: number): number {
   return fps === null ? first + k : frameAt(probe, from + k / fps);
 }
 

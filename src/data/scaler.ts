@@ -63,6 +63,19 @@ interface Target {
   readonly top: number;
 }
 
+/** A frame that swscale writes into, and its bytes, which are seen without copying. */
+interface Scaled extends Pixels {
+  readonly frame: Frame;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** RGB bytes and how many of them lie between the beginnings of two rows. */
+interface Pixels {
+  readonly data: Uint8Array;
+  readonly stride: number;
+}
+
 /** Scales frames to cover the crop, turns them upright and cuts the crop out. */
 export class FrameScaler {
   readonly #av: Av;
@@ -71,7 +84,7 @@ export class FrameScaler {
   readonly #turn: Turn;
   readonly #aspect: number;
   readonly #scaler: SoftwareScaleContext;
-  #scaled: Frame | undefined;
+  #scaled: Scaled | undefined;
 
   /** @param aspect width of a pixel over its height */
   constructor(av: Av, rule: PixelRule, crop: Crop, turn: Turn, aspect: number) {
@@ -108,7 +121,7 @@ export class FrameScaler {
     const rgb =
       conversion === "formula" && this.#isYuv(frame)
         ? planesToRgb(this.#planes(frame), this.#matrix(frame), this.#range(frame))
-        : Uint8Array.from(this.#scale(frame, width, height));
+        : packed(this.#scale(frame, width, height), width, height);
     if (isConvention(filter)) {
       const sized =
         width === sourceW && height === sourceH
@@ -117,7 +130,7 @@ export class FrameScaler {
               resizeBilinear(rgb, [height, width, 3], [sourceH, sourceW], filter),
               (value) => Math.min(255, Math.max(0, Math.round(value))),
             );
-      this.#place(sized, target, out);
+      this.#place({ data: sized, stride: sourceW * 3 }, target, out);
     } else {
       const whole = this.#av.Frame.fromVideoBuffer(Buffer.from(rgb.buffer), {
         width,
@@ -149,14 +162,14 @@ export class FrameScaler {
   }
 
   /** Cut the crop out of a scaled picture [sourceH, sourceW, 3]. */
-  #place(source: Uint8Array, { sourceW, sourceH, left, top }: Target, out: Uint8Array): void {
+  #place({ data, stride }: Pixels, { sourceW, sourceH, left, top }: Target, out: Uint8Array): void {
     const { height, width } = this.#rule;
     const { xx, xy, yx, yy } = this.#turn;
     const { flip } = this.#crop;
     if (xx === 1 && yy === 1 && !flip) {
       for (let i = 0; i < height; i++) {
-        const from = ((top + i) * sourceW + left) * 3;
-        out.set(source.subarray(from, from + width * 3), i * width * 3);
+        const from = (top + i) * stride + left * 3;
+        out.set(data.subarray(from, from + width * 3), i * width * 3);
       }
       return;
     }
@@ -165,28 +178,36 @@ export class FrameScaler {
     for (let i = 0; i < height; i++) {
       for (let j = 0; j < width; j++) {
         const [x, y] = [left + (flip ? width - 1 - j : j), top + i];
-        const from = ((originY + x * yx + y * yy) * sourceW + originX + x * xx + y * xy) * 3;
+        const from = (originY + x * yx + y * yy) * stride + (originX + x * xx + y * xy) * 3;
         const to = (i * width + j) * 3;
-        out[to] = source[from]!;
-        out[to + 1] = source[from + 1]!;
-        out[to + 2] = source[from + 2]!;
+        out[to] = data[from]!;
+        out[to + 1] = data[from + 1]!;
+        out[to + 2] = data[from + 2]!;
       }
     }
   }
 
-  /** RGB bytes [height, width, 3]. Colour matrix and range are the frame's own. */
-  #scale(frame: Frame, width: number, height: number): Buffer {
+  /** RGB of [height, width]; overwritten by the next. Colour matrix and range are the frame's own. */
+  #scale(frame: Frame, width: number, height: number): Pixels {
     if (this.#scaled?.width !== width || this.#scaled.height !== height) {
-      this.#scaled?.free();
-      this.#scaled = new this.#av.Frame();
-      this.#scaled.alloc();
-      this.#scaled.format = this.#av.c.AV_PIX_FMT_RGB24;
-      this.#scaled.width = width;
-      this.#scaled.height = height;
-      avCheck(this.#av, this.#scaled.getBuffer(), "allocating a picture");
+      this.#scaled?.frame.free();
+      const made = new this.#av.Frame();
+      made.alloc();
+      made.format = this.#av.c.AV_PIX_FMT_RGB24;
+      made.width = width;
+      made.height = height;
+      avCheck(this.#av, made.getBuffer(), "allocating a picture");
+      this.#scaled = {
+        frame: made,
+        width,
+        height,
+        data: made.data![0]!,
+        stride: made.linesize[0]!,
+      };
     }
-    avCheck(this.#av, this.#scaler.scaleFrameSync(this.#scaled, frame), "scaling a picture");
-    return this.#scaled.toBuffer();
+    const scaled = this.#scaled;
+    avCheck(this.#av, this.#scaler.scaleFrameSync(scaled.frame, frame), "scaling a picture");
+    return scaled;
   }
 
   #isYuv(frame: Frame): boolean {
@@ -227,7 +248,16 @@ export class FrameScaler {
   }
 
   close(): void {
-    this.#scaled?.free();
+    this.#scaled?.frame.free();
     this.#scaler.freeContext();
   }
+}
+
+/** The bytes of a picture without gaps between rows. */
+function packed({ data, stride }: Pixels, width: number, height: number): Uint8Array {
+  const out = new Uint8Array(width * height * 3);
+  for (let y = 0; y < height; y++) {
+    out.set(data.subarray(y * stride, y * stride + width * 3), y * width * 3);
+  }
+  return out;
 }

@@ -13,7 +13,10 @@ export function render(task: RenderTask): Sample {
 
 /** What is in a media file. */
 export async function probe(task: ProbeTask): Promise<Probed> {
-  const [{ loadAv }, { probeSource }] = await Promise.all([import("./av.ts"), import("./probe.ts")]);
+  const [{ loadAv }, { probeSource }] = await Promise.all([
+    import("./av.ts"),
+    import("./probe.ts"),
+  ]);
   return probeSource(await loadAv(), task);
 }
 

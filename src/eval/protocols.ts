@@ -164,6 +164,7 @@ export function clipChoices(
       width: dataset.width,
       fps: dataset.fps,
       classes: dataset.classes.length,
+      ...(dataset.sampling && { sampling: dataset.sampling }),
     },
     split: dataset.split,
     clips: indices.length,

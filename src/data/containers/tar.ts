@@ -49,7 +49,10 @@ export function tarMembers(
     const kind = String.fromCharCode(head[156]!);
     const offset = at + 512;
     if (offset + length > size) {
-      return { members, problem: `ends in the middle of ${longName ?? text(head.subarray(0, 100))}` };
+      return {
+        members,
+        problem: `ends in the middle of ${longName ?? text(head.subarray(0, 100))}`,
+      };
     }
     if (kind === "L") {
       longName = text(read(offset, length));
@@ -57,7 +60,8 @@ export function tarMembers(
       longName = paxPath(Buffer.from(read(offset, length))) ?? longName;
     } else if (kind !== "g") {
       if (kind === "0" || kind === "\0") {
-        const prefix = text(head.subarray(257, 262)) === "ustar" ? text(head.subarray(345, 500)) : "";
+        const prefix =
+          text(head.subarray(257, 262)) === "ustar" ? text(head.subarray(345, 500)) : "";
         const name = text(head.subarray(0, 100));
         const path = longName ?? (prefix === "" ? name : `${prefix}/${name}`);
         members.push({ path, offset, size: length });

@@ -126,7 +126,9 @@ function parseFeature(bytes: Buffer): Feature | undefined {
     if (field === 2) {
       // Packed: one run of bytes; unpacked: one fixed 32-bit value each.
       const raw = Buffer.concat(parts.filter((part) => typeof part !== "number"));
-      const values = Float32Array.from({ length: raw.length / 4 }, (_, i) => raw.readFloatLE(i * 4));
+      const values = Float32Array.from({ length: raw.length / 4 }, (_, i) =>
+        raw.readFloatLE(i * 4),
+      );
       return { kind: "floats", values };
     }
     if (field === 3) {
