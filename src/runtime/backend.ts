@@ -33,10 +33,49 @@ interface Entry {
   owned: boolean;
   /** The other buffer of a state that is updated in turns. */
   spare?: Values;
+  /** A device's own buffer with this variable's values. */
+  remote?: Remote;
+  /** Whether the remote values are newer than `values`, which are then fetched when asked for. */
+  stale?: boolean;
+}
+
+/** Values of a variable that live on a device. */
+export interface Remote {
+  readonly handle: unknown;
+  /** Copy the device's values into an array. */
+  read(into: Values): void;
+  write(from: Values): void;
+}
+
+/** Which device keeps what of a variable. */
+interface RemoteState {
+  readonly owner: object;
+  readonly remote: Remote;
+  entry: Entry;
+}
+
+/** The values on the host, fetched first where a device has newer ones. */
+function hostValues(entry: Entry): Values {
+  if (entry.stale) {
+    entry.values ??= emptyValues(entry);
+    entry.remote!.read(entry.values);
+    entry.stale = false;
+  }
+  return entry.values!;
+}
+
+function emptyValues({ dtype, shape }: Entry): Values {
+  const size = sizeOf(shape);
+  return dtype === "float32"
+    ? new Float32Array(size)
+    : dtype === "int32"
+      ? new Int32Array(size)
+      : new Uint8Array(size);
 }
 
 class TesseraBackend extends tf.KernelBackend {
   readonly #entries = new Map<object, Entry>();
+  readonly #remotes = new WeakMap<tf.Variable, RemoteState>();
 
   override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): object {
     if (activeTracer()) {
@@ -89,7 +128,8 @@ class TesseraBackend extends tf.KernelBackend {
           calledFrom(),
       );
     }
-    return entry.owned ? entry.values!.slice() : entry.values!;
+    const values = hostValues(entry);
+    return entry.owned ? values.slice() : values;
   }
 
   override async read(dataId: object): Promise<Values> {
@@ -155,9 +195,10 @@ class TesseraBackend extends tf.KernelBackend {
    * a trace tells states apart by their tensors, and a step writes them in place.
    */
   detach(variable: tf.Variable): void {
-    const { values, shape, dtype, refCount } = this.entry(variable.dataId);
+    const entry = this.entry(variable.dataId);
+    const { shape, dtype, refCount } = entry;
     if (refCount > 1) {
-      const copy = tf.tensor(values!.slice(), shape, dtype as DType);
+      const copy = tf.tensor(hostValues(entry).slice(), shape, dtype as DType);
       variable.assign(copy);
       copy.dispose();
     }
@@ -167,16 +208,17 @@ class TesseraBackend extends tf.KernelBackend {
   takeState(dataId: object): { readonly current: Values; readonly next: Values } {
     const entry = this.entry(dataId);
     if (!entry.owned) {
-      entry.values = entry.values!.slice();
+      entry.values = hostValues(entry).slice();
       entry.owned = true;
     }
+    hostValues(entry);
     entry.spare ??= entry.values!.slice().fill(0);
     return { current: entry.values!, next: entry.spare };
   }
 
   /** The current buffer alone, for a variable that is read and not assigned. */
   peekState(dataId: object): Values {
-    return this.entry(dataId).values!;
+    return hostValues(this.entry(dataId));
   }
 
   /** The step wrote the next buffer: it is the value now. */
@@ -185,6 +227,49 @@ class TesseraBackend extends tf.KernelBackend {
     const { values, spare } = entry;
     entry.values = spare!;
     entry.spare = values!;
+    delete entry.remote; // another device's copy is out of date
+  }
+
+  /**
+   * The handle of a device's own buffer for a variable. The buffer is made once for each variable and
+   * keeps its place: values are sent only when they have changed on the host.
+   * @param owner the device: a variable's buffer belongs to one at a time
+   */
+  remoteState(
+    variable: tf.Variable,
+    owner: object,
+    make: (values: Values, shape: number[], dtype: tf.DataType) => Remote,
+  ): unknown {
+    const entry = this.entry(variable.dataId);
+    const known = this.#remotes.get(variable);
+    if (known?.owner !== owner) {
+      const remote = make(hostValues(entry), entry.shape, entry.dtype);
+      this.#remotes.set(variable, { owner, remote, entry });
+      entry.remote = remote;
+      return remote.handle;
+    }
+    const { remote } = known;
+    if (entry.remote !== remote) {
+      const values = hostValues(entry);
+      // Another tensor may still mean the values that lie there now.
+      hostValues(known.entry);
+      delete known.entry.remote;
+      known.entry = entry;
+      entry.remote = remote;
+      remote.write(values);
+    }
+    return remote.handle;
+  }
+
+  /** The device wrote a variable's buffer: what the host has is out of date. */
+  remoteChanged(dataId: object): void {
+    const entry = this.entry(dataId);
+    if (!entry.owned) {
+      delete entry.values; // the array may be a caller's
+      entry.owned = true; // readers get copies
+    }
+    delete entry.spare;
+    entry.stale = true;
   }
 }
 
@@ -282,7 +367,7 @@ export function valueOf(info: tf.TensorInfo): Value {
     return value;
   }
   // A constant keeps a copy: the caller may reuse its array.
-  const data = { dtype: info.dtype as DType, shape: info.shape, data: entry.values!.slice() };
+  const data = { dtype: info.dtype as DType, shape: info.shape, data: hostValues(entry).slice() };
   const made = activeTracer()!.constant(data);
   graphValues.set(entry, made);
   return made;
@@ -318,7 +403,8 @@ function computeNow(
   };
   const lend = (info: tf.TensorInfo): tf.TensorInfo => {
     const entry = backend.entry(info.dataId);
-    const values = entry.owned ? entry.values!.slice() : entry.values!;
+    const host = hostValues(entry);
+    const values = entry.owned ? host.slice() : host;
     return cpu.makeTensorInfo(info.shape, info.dtype, values);
   };
   const lent = Array.isArray(inputs)

@@ -17,6 +17,8 @@ import {
   sizeOf,
 } from "../../src/runtime/tensors.ts";
 
+const opened = new Map<string, Promise<Device>>();
+
 export type Tensors = { readonly [name: string]: tf.Tensor };
 
 /**
@@ -36,10 +38,23 @@ export interface KernelCase {
   readonly relativeTo?: Measure;
 }
 
-/** Devices that are held against `reference`. */
-export const TESTED = (Object.keys(devices) as (keyof typeof devices)[]).filter(
-  (type) => type !== "reference",
-);
+type DeviceType = keyof typeof devices;
+
+/** Devices that are held against `reference`: those that can be opened here; the others say why not. */
+export const TESTED: readonly DeviceType[] = await openable();
+
+async function openable(): Promise<DeviceType[]> {
+  const found: DeviceType[] = ["cpu"];
+  for (const type of ["torch-cpu", "cuda", "tfjs-node", "tfjs-node-gpu"] as const) {
+    try {
+      opened.set(type, Promise.resolve(await openDevice({ type })));
+      found.push(type);
+    } catch (error) {
+      process.stderr.write(`not tested on ${type}: ${(error as Error).message}\n`);
+    }
+  }
+  return found;
+}
 
 /** Standard normal values that depend on the label alone. */
 export function normals(label: string, shape: readonly number[], scale = 1): HostTensor {
@@ -132,10 +147,13 @@ export function caseFunction({ run, gradients = [] }: KernelCase): Traceable {
   };
 }
 
-const opened = new Map<string, Promise<Device>>();
+/** Run the cases on a device that is open already. */
+export function useDevice(type: DeviceType, ready: Device): void {
+  opened.set(type, Promise.resolve(ready));
+}
 
 /** A device, opened once for the whole file and made the active one. */
-export async function device(type: keyof typeof devices): Promise<Device> {
+export async function device(type: DeviceType): Promise<Device> {
   let found = opened.get(type);
   if (!found) {
     found = openDevice({ type });
@@ -148,7 +166,7 @@ export async function device(type: keyof typeof devices): Promise<Device> {
 
 /** Run a case on a device. */
 export async function evaluate(
-  type: keyof typeof devices,
+  type: DeviceType,
   kernelCase: KernelCase,
 ): Promise<HostTensors> {
   const on = await device(type);
@@ -160,7 +178,7 @@ export async function evaluate(
 
 /** Run a case on `reference` and on another device: what differs, or "". */
 export async function disagreement(
-  type: keyof typeof devices,
+  type: DeviceType,
   kernelCase: KernelCase,
 ): Promise<string> {
   const want = await evaluate("reference", kernelCase);

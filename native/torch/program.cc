@@ -1,0 +1,314 @@
+// Runs a plan: node by node, or, on CUDA, as one captured graph after two runs of warming up.
+//
+// States are updated in place at the end of a run. Inputs go through tensors with fixed addresses, so a
+// captured graph reads them where they always are.
+#include "program.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstring>
+#include <unordered_set>
+
+#ifdef TESSERA_CUDA
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
+#endif
+
+namespace tessera {
+
+const Registry& kernels() {
+  static const Registry all = [] {
+    Registry r;
+    addPointwise(r);
+    addShaping(r);
+    addReductions(r);
+    addNetworks(r);
+    addFused(r);
+    addDistributed(r);
+    return r;
+  }();
+  return all;
+}
+
+#ifdef TESSERA_CUDA
+struct GraphState {
+  at::cuda::CUDAGraph graph;
+};
+#else
+struct GraphState {};
+#endif
+
+Program::Program(Plan plan, std::shared_ptr<Engine> engine) : plan_(std::move(plan)), engine_(std::move(engine)) {
+  const Registry& all = kernels();
+  for (auto& i : plan_.instructions) {
+    auto found = all.find(i.op);
+    TORCH_CHECK(found != all.end(), "no kernel for \"", i.op, "\"");
+    i.kernel = found->second;
+  }
+  for (auto& constant : plan_.constants) constant.second = constant.second.to(engine_->device);
+}
+
+Program::~Program() = default;
+
+void Program::execute(Slots& slots) {
+  Machine machine{*engine_};
+  for (const auto& constant : plan_.constants) slots[constant.first] = constant.second;
+  for (size_t k = 0; k < plan_.states.size(); k++) slots[plan_.states[k].slot] = bound_[k];
+  for (const auto& i : plan_.instructions) {
+    try {
+      i.kernel(i, slots, machine);
+    } catch (const c10::Error& error) {  // without its stack trace
+      throw std::runtime_error(i.where + ": " + error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      throw std::runtime_error(i.where + ": " + error.what());
+    }
+    for (size_t k = 0; k < i.out.size(); k++) {
+      const at::Tensor& made = slots[i.out[k]];
+      if (k < i.specs.size() && !(made.defined() && made.sizes() == at::IntArrayRef(i.specs[k].shape))) {
+        std::string got = made.defined() ? c10::str(made.sizes()) : std::string("nothing");
+        throw std::runtime_error(i.where + ": made " + got + ", expected " + c10::str(at::IntArrayRef(i.specs[k].shape)));
+      }
+    }
+    for (int32_t slot : i.free) slots[slot] = at::Tensor();
+  }
+}
+
+// New values into the states' buffers. A value that is itself a view of some state is copied first, since
+// another state's update could overwrite it.
+void Program::store(Slots& slots) {
+  std::unordered_set<const void*> owned;
+  for (const auto& t : bound_) owned.insert(t.storage().data());
+  std::vector<at::Tensor> next(plan_.states.size());
+  auto isSame = [](const at::Tensor& a, const at::Tensor& b) {
+    return a.data_ptr() == b.data_ptr() && a.strides() == b.strides() && a.numel() == b.numel();
+  };
+  for (size_t k = 0; k < next.size(); k++) {
+    if (plan_.states[k].next < 0) continue;
+    const at::Tensor& value = slots[plan_.states[k].next];
+    if (isSame(value, bound_[k])) continue;  // a kernel has already written it in place
+    next[k] = owned.count(value.storage().data()) ? value.clone() : value;
+  }
+  for (size_t k = 0; k < next.size(); k++) {
+    if (next[k].defined()) bound_[k].copy_(next[k]);
+  }
+}
+
+// Learn the buffers of a call. The first call of a program that joins variables end to end ("ConcatStates")
+// moves those into one storage; every program notices buffers that moved and captures anew.
+void Program::bind(const std::vector<std::shared_ptr<Buffer>>& states) {
+  states_ = states;
+  std::map<int32_t, size_t> stateOf;
+  for (size_t k = 0; k < plan_.states.size(); k++) stateOf[plan_.states[k].slot] = k;
+  for (const auto& i : plan_.instructions) {
+    if (i.op != "ConcatStates") continue;
+    std::vector<Buffer*> parts;
+    for (int32_t slot : i.in) {
+      auto found = stateOf.find(slot);
+      if (found != stateOf.end()) parts.push_back(states_[found->second].get());
+    }
+    if (parts.size() != i.in.size()) continue;
+    int64_t total = 0;
+    bool together = true;
+    const auto* storage = parts[0]->tensor.storage().unsafeGetStorageImpl();
+    const int64_t start = parts[0]->tensor.storage_offset();
+    for (Buffer* part : parts) {
+      together = together && part->tensor.storage().unsafeGetStorageImpl() == storage &&
+                 part->tensor.storage_offset() == start + total;
+      total += part->tensor.numel();
+    }
+    if (together) continue;
+    at::Tensor flat = at::empty({total}, parts[0]->tensor.options());
+    int64_t offset = 0;
+    for (Buffer* part : parts) {
+      at::Tensor moved = flat.narrow(0, offset, part->tensor.numel()).view(part->tensor.sizes());
+      moved.copy_(part->tensor);
+      part->tensor = moved;
+      offset += moved.numel();
+    }
+  }
+  bool moved = bound_.size() != states_.size();
+  for (size_t k = 0; k < states_.size() && !moved; k++) moved = bound_[k].data_ptr() != states_[k]->tensor.data_ptr();
+  bound_.clear();
+  for (const auto& state : states_) bound_.push_back(state->tensor);
+  if (moved) {
+    captured_.reset();
+    runs_ = 0;
+  }
+}
+
+std::vector<HostOutput> Program::run(const std::vector<HostInput>& inputs,
+                                     const std::vector<std::shared_ptr<Buffer>>& states) {
+  at::InferenceMode guard;
+  bind(states);
+  return engine_->device.is_cuda() ? runCuda(inputs) : runCpu(inputs);
+}
+
+static at::Tensor onHost(const HostInput& input, const Spec& spec) {
+  return at::from_blob(const_cast<void*>(input.data), spec.shape, at::TensorOptions().dtype(input.type));
+}
+
+std::vector<HostOutput> Program::runCpu(const std::vector<HostInput>& inputs) {
+  Slots slots(plan_.slots);
+  for (size_t k = 0; k < inputs.size(); k++) {
+    // A copy: an output may be a view of it.
+    slots[plan_.inputs[k].slot] = onHost(inputs[k], plan_.inputs[k].spec).to(plan_.inputs[k].spec.type, false, true);
+  }
+  execute(slots);
+  std::vector<HostOutput> outputs(plan_.outputs.size());
+  for (size_t k = 0; k < outputs.size(); k++) {
+    const Spec& spec = plan_.outputSpecs[k];
+    at::Tensor t = slots[plan_.outputs[k]].to(spec.type).contiguous();
+    outputs[k].bytes.resize(t.nbytes());
+    std::memcpy(outputs[k].bytes.data(), t.data_ptr(), t.nbytes());
+  }
+  store(slots);
+  return outputs;
+}
+
+#ifndef TESSERA_CUDA
+std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>&) {
+  throw std::runtime_error("this addon was built against a PyTorch without CUDA");
+}
+int deviceCount() { return 0; }
+std::pair<int64_t, int64_t> memoryUse(const Engine&, bool) { return {0, 0}; }
+void synchronize(const Engine&) {}
+#else
+
+static at::cuda::CUDAStream ownStream(const Engine& engine) {
+  static std::map<int, at::cuda::CUDAStream> streams;
+  auto found = streams.find(engine.device.index());
+  if (found == streams.end()) {
+    found = streams.emplace(engine.device.index(), at::cuda::getStreamFromPool(true, engine.device.index())).first;
+  }
+  return found->second;
+}
+
+std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>& inputs) {
+  c10::cuda::CUDAGuard device(engine_->device);
+  const auto stream = ownStream(*engine_);
+  c10::cuda::CUDAStreamGuard onStream(stream);
+  const auto pinned = at::TensorOptions().pinned_memory(true);
+
+  if (staticInputs_.empty()) {
+    for (const auto& input : plan_.inputs) {
+      staticInputs_.push_back(at::empty(input.spec.shape, at::TensorOptions().device(engine_->device).dtype(input.spec.type)));
+    }
+  }
+  for (size_t k = 0; k < inputs.size(); k++) {
+    // Through pinned memory, so that the copy is asynchronous; the allocator keeps the block till then.
+    at::Tensor staging = at::empty(plan_.inputs[k].spec.shape, pinned.dtype(inputs[k].type));
+    std::memcpy(staging.data_ptr(), inputs[k].data, inputs[k].bytes);
+    staticInputs_[k].copy_(staging, true);
+  }
+
+  auto once = [&] {
+    Slots slots(plan_.slots);
+    for (size_t k = 0; k < plan_.inputs.size(); k++) slots[plan_.inputs[k].slot] = staticInputs_[k];
+    execute(slots);
+    results_.clear();
+    for (size_t k = 0; k < plan_.outputs.size(); k++) {
+      at::Tensor t = slots[plan_.outputs[k]].to(plan_.outputSpecs[k].type).contiguous();
+      // States change below: an output that shares memory with one is copied before.
+      results_.push_back(t.clone());
+    }
+    store(slots);
+  };
+
+  if (captured_) {
+    captured_->graph.replay();
+  } else if (plan_.graph && runs_ >= 2) {
+    // Warm: the libraries have chosen their algorithms and made their handles on this stream.
+    stream.synchronize();
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    auto state = std::make_unique<GraphState>();
+    state->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    try {
+      once();
+    } catch (...) {
+      try {
+        state->graph.capture_end();
+      } catch (...) {
+      }
+      throw;
+    }
+    state->graph.capture_end();
+    captured_ = std::move(state);
+    captured_->graph.replay();
+  } else {
+    once();
+    runs_ += 1;
+  }
+
+  std::vector<HostOutput> outputs(results_.size());
+  if (hostResults_.size() != results_.size()) {
+    hostResults_.clear();
+    for (const auto& t : results_) hostResults_.push_back(at::empty(t.sizes(), pinned.dtype(t.scalar_type())));
+  }
+  for (size_t k = 0; k < results_.size(); k++) hostResults_[k].copy_(results_[k], true);
+  stream.synchronize();
+  for (size_t k = 0; k < results_.size(); k++) {
+    const auto* data = static_cast<const char*>(hostResults_[k].data_ptr());
+    outputs[k].bytes.assign(data, data + hostResults_[k].nbytes());
+  }
+  if (!captured_) results_.clear();
+  return outputs;
+}
+
+int deviceCount() { return static_cast<int>(at::cuda::device_count()); }
+
+std::pair<int64_t, int64_t> memoryUse(const Engine& engine, bool reset) {
+  const auto index = engine.device.index();
+  if (!engine.device.is_cuda()) return {0, 0};
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(index);
+  const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  std::pair<int64_t, int64_t> use{stats.allocated_bytes[all].current, stats.allocated_bytes[all].peak};
+  if (reset) c10::cuda::CUDACachingAllocator::resetPeakStats(index);
+  return use;
+}
+
+void synchronize(const Engine& engine) {
+  if (engine.device.is_cuda()) ownStream(engine).synchronize();
+}
+#endif
+
+EngineInfo openEngine(Engine& engine) {
+  EngineInfo info;
+  info.version = TESSERA_TORCH_VERSION;
+  auto& context = at::globalContext();
+  context.setBenchmarkCuDNN(engine.benchmark && !engine.deterministic);
+  context.setDeterministicCuDNN(engine.deterministic);
+  context.setDeterministicAlgorithms(engine.deterministic, /*warn_only=*/true);
+  if (!engine.device.is_cuda()) {
+    info.name = "CPU, " + std::to_string(at::get_num_threads()) + " threads";
+    return info;
+  }
+#ifdef TESSERA_CUDA
+  TORCH_CHECK(at::cuda::is_available(), "no NVIDIA GPU can be used from here");
+  TORCH_CHECK(engine.device.index() < at::cuda::device_count(), "there is no GPU ", static_cast<int>(engine.device.index()),
+              ": this machine has ", static_cast<int>(at::cuda::device_count()));
+  context.setAllowTF32CuBLAS(engine.tf32);
+  context.setAllowTF32CuDNN(engine.tf32);
+  const auto* properties = at::cuda::getDeviceProperties(engine.device.index());
+  info.name = properties->name;
+  info.memory = static_cast<int64_t>(properties->totalGlobalMem);
+#else
+  TORCH_CHECK(false, "this addon was built against a PyTorch without CUDA");
+#endif
+  return info;
+}
+
+void copyToHost(const at::Tensor& t, void* out, size_t bytes) {
+  at::Tensor host = t.contiguous().cpu();
+  TORCH_CHECK(host.nbytes() == bytes, "a state of ", host.nbytes(), " bytes was read into ", bytes);
+  std::memcpy(out, host.data_ptr(), bytes);
+}
+
+void copyToDevice(at::Tensor& t, const void* in, size_t bytes) {
+  TORCH_CHECK(t.nbytes() == bytes, "a state of ", t.nbytes(), " bytes was given ", bytes);
+  t.copy_(at::from_blob(const_cast<void*>(in), t.sizes(), at::TensorOptions().dtype(t.scalar_type())));
+}
+
+}  // namespace tessera

@@ -1,0 +1,76 @@
+// A loaded plan with what it needs to run: the executor.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "plan.h"
+
+namespace tessera {
+
+// The values of one variable on the device. All programs that use the variable share one buffer, whose
+// address changes only in `Program::bind`.
+struct Buffer {
+  at::Tensor tensor;
+};
+
+// Host memory of an input or an output: owned by JavaScript while a call runs.
+struct HostInput {
+  const void* data = nullptr;
+  size_t bytes = 0;
+  at::ScalarType type = at::kFloat;  // as the host has it: uint8 pixels become int32 on the device
+};
+
+struct HostOutput {
+  std::vector<char> bytes;
+};
+
+struct GraphState;  // a captured CUDA graph, where there is CUDA
+
+class Program {
+ public:
+  Program(Plan plan, std::shared_ptr<Engine> engine);
+  ~Program();
+
+  // One call: inputs in the plan's order, buffers in the order of its states.
+  std::vector<HostOutput> run(const std::vector<HostInput>& inputs, const std::vector<std::shared_ptr<Buffer>>& states);
+
+  const Plan& plan() const { return plan_; }
+
+ private:
+  void bind(const std::vector<std::shared_ptr<Buffer>>& states);
+  void execute(Slots& slots);
+  void store(Slots& slots);
+  std::vector<HostOutput> runCpu(const std::vector<HostInput>&);
+  std::vector<HostOutput> runCuda(const std::vector<HostInput>&);
+
+  Plan plan_;
+  std::shared_ptr<Engine> engine_;
+  std::vector<std::shared_ptr<Buffer>> states_;
+  std::vector<at::Tensor> bound_;       // the buffers' tensors as this program knows them
+  std::vector<at::Tensor> staticInputs_;
+  std::vector<at::Tensor> results_;
+  std::vector<at::Tensor> hostResults_;
+  std::unique_ptr<GraphState> captured_;
+  int runs_ = 0;
+};
+
+// Says on which device tensors are to be had; throws what JavaScript shows as a UserError.
+struct EngineInfo {
+  std::string version, name;
+  int64_t memory = 0;
+};
+EngineInfo openEngine(Engine& engine);
+int deviceCount();
+// Bytes now and at most, since the start or the last reset.
+std::pair<int64_t, int64_t> memoryUse(const Engine& engine, bool reset);
+void synchronize(const Engine& engine);
+void copyToHost(const at::Tensor& t, void* out, size_t bytes);
+void copyToDevice(at::Tensor& t, const void* in, size_t bytes);
+
+// Data-parallel groups (distributed.cc).
+void joinGroup(const std::string& backend, int rank, int world, const std::string& host, int port, int device);
+void leaveGroup();
+void broadcastFromFirst(std::vector<at::Tensor> tensors);
+
+}  // namespace tessera

@@ -1,0 +1,194 @@
+/**
+ * @file Devices "cuda" and "torch-cpu": graphs handed once to an addon over libtorch (native/torch/), which
+ * runs them with PyTorch's own kernels. Variables live on the device: their host values are fetched only
+ * when somebody reads them, and sent only after somebody has changed them.
+ */
+
+import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../../config/errors.ts";
+import { BACKEND, tesseraBackend } from "../backend.ts";
+import { compiledFunction } from "../compiled.ts";
+import type { Device, Traceable } from "../device.ts";
+import type { DType } from "../graph.ts";
+import type { HostTensor, HostTensors } from "../tensors.ts";
+import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
+import { TORCH_RULES } from "./lowering.ts";
+import {
+  type Addon,
+  loadAddon,
+  type NativeBuffer,
+  type NativePlan,
+  type NativeProgram,
+} from "./native.ts";
+import { lastUses, type Plan, plannerFor, type Precision, type Slot, type Type } from "./plan.ts";
+
+export interface TorchOptions {
+  readonly type: "cuda" | "torch-cpu";
+  /** Which GPU. */
+  readonly index?: number;
+  readonly precision?: Precision;
+  /** Replay compiled functions as CUDA graphs. */
+  readonly cuda_graph?: boolean;
+  /** Only algorithms whose sums always run in one order. */
+  readonly deterministic?: boolean;
+  /** Threads of torch-cpu; 0 takes PyTorch's own choice. */
+  readonly threads?: number;
+}
+
+interface Executable {
+  readonly traced: Traced;
+  /** Absent where there is nothing to compute: no outputs and no new states. */
+  readonly program?: NativeProgram;
+}
+
+const HOST_TYPES = { float32: "f32", int32: "i32", bool: "bool", uint8: "u8" } as const;
+
+export async function openTorchDevice(options: TorchOptions): Promise<Device> {
+  const addon = loadAddon();
+  const { type, index = 0, precision = "fp32", deterministic = false, threads = 0 } = options;
+  const cuda = type === "cuda";
+  const graph = cuda && (options.cuda_graph ?? true);
+  const opened = openEngine(addon, { cuda, index, tf32: precision === "tf32", deterministic, threads });
+  const { engine } = opened;
+  const backend = tesseraBackend();
+  const owner = {}; // whose buffers the variables' are
+
+  async function build(
+    name: string,
+    fn: Traceable,
+    inputs: readonly InputSpec[],
+  ): Promise<Executable> {
+    const traced = traceFunction(name, fn, inputs);
+    const { outputs, states } = traced.graph;
+    if (outputs.length === 0 && states.every((state) => !state.next)) {
+      return { traced };
+    }
+    const planner = plannerFor(traced.graph, precision);
+    planner.lower(TORCH_RULES);
+    return { traced, program: addon.load(engine, nativePlan(planner.finish(), graph)) };
+  }
+
+  /** The device's buffer of a variable, its values sent there unless they are there already. */
+  function bufferOf(variable: tf.Variable): NativeBuffer {
+    return backend.remoteState(variable, owner, (values, shape, dtype) => {
+      const made = addon.buffer(engine, { shape, type: HOST_TYPES[dtype as DType] }, values);
+      return {
+        handle: made,
+        read: (into) => addon.read(made, into),
+        write: (from) => addon.write(made, from),
+      };
+    }) as NativeBuffer;
+  }
+
+  async function execute({ traced, program }: Executable, inputs: HostTensors): Promise<HostTensors> {
+    if (!program) {
+      return {};
+    }
+    const { graph: traceGraph, variables } = traced;
+    const given = traceGraph.inputs.map(({ name }) => {
+      const { data, dtype } = inputs[name]!;
+      return { data, type: HOST_TYPES[dtype] as Type };
+    });
+    for (const [i, { next }] of traceGraph.states.entries()) {
+      if (next) {
+        backend.detach(variables[i]!);
+      }
+    }
+    const buffers = variables.map(bufferOf);
+    let results: ArrayBuffer[];
+    try {
+      results = await addon.run(program, given, buffers);
+    } catch (error) {
+      throw explain(error, traceGraph.name);
+    }
+    for (const [i, { next }] of traceGraph.states.entries()) {
+      if (next) {
+        backend.remoteChanged(variables[i]!.dataId);
+      }
+    }
+    return Object.fromEntries(
+      traceGraph.outputs.map(({ name, value }, i) => {
+        const data = fromBytes(results[i]!, value.dtype);
+        return [name, { dtype: value.dtype, shape: value.shape, data }];
+      }),
+    );
+  }
+
+  const device: Device = {
+    type,
+    info: {
+      type,
+      description: `PyTorch ${opened.version} on ${opened.name}, ${precision}${deterministic ? ", deterministic" : ""}`,
+    },
+    activate: () => {
+      void tf.setBackend(BACKEND); // done at once: the backend exists
+    },
+    compile: (name, fn) =>
+      compiledFunction(name, (inputs) => build(name, fn, inputs), execute),
+    dispose: () => {},
+  };
+  await tf.setBackend(BACKEND);
+  await tf.ready();
+  return device;
+}
+
+function openEngine(addon: Addon, options: Parameters<Addon["open"]>[0]): ReturnType<Addon["open"]> {
+  try {
+    return addon.open(options);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
+    throw new UserError(
+      `the device ${options.cuda ? "cuda" : "torch-cpu"} cannot be opened: ${reason}`,
+      options.cuda
+        ? "use a machine with an NVIDIA GPU and a PyTorch for CUDA (then npm run build:torch), or device=cpu"
+        : "use device=cpu",
+      { cause: error },
+    );
+  }
+}
+
+function fromBytes(bytes: ArrayBuffer, dtype: DType): HostTensor["data"] {
+  return dtype === "float32"
+    ? new Float32Array(bytes)
+    : dtype === "int32"
+      ? new Int32Array(bytes)
+      : new Uint8Array(bytes);
+}
+
+/** The plan as plain numbers, with what each instruction frees. */
+export function nativePlan(plan: Plan, graph: boolean): NativePlan {
+  const frees = lastUses(plan);
+  const spec = ({ shape, type }: Slot) => ({ shape, type });
+  return {
+    name: plan.name,
+    slots: plan.slots,
+    graph,
+    instructions: plan.instructions.map((instruction, k) => ({
+      op: instruction.op,
+      inputs: instruction.inputs.map(({ id }) => id),
+      outputs: instruction.outputs.map(({ id }) => id),
+      specs: instruction.outputs.filter((slot) => !slot.opaque).map(spec),
+      ints: instruction.ints,
+      floats: instruction.floats,
+      text: instruction.text,
+      where: instruction.where,
+      free: frees[k]!.map(({ id }) => id),
+    })),
+    inputs: plan.inputs.map(({ slot }) => ({ slot: slot.id, ...spec(slot) })),
+    constants: plan.constants.map(({ slot, data }) => ({ slot: slot.id, ...spec(slot), data })),
+    states: plan.states.map(({ slot, next }) => ({ slot: slot.id, next: next ? next.id : -1 })),
+    outputs: plan.outputs.map(({ slot, type }) => ({ slot: slot.id, shape: slot.shape, type })),
+  };
+}
+
+function explain(error: unknown, name: string): Error {
+  const message = error instanceof Error ? error.message : String(error);
+  if (/out of memory|can't allocate memory|bad_alloc/i.test(message)) {
+    return new UserError(
+      `out of memory in the compiled function "${name}": ${message.split("\n")[0]}`,
+      "lower the batch size, the clip's size or the model's width, or use precision: bf16",
+      { cause: error },
+    );
+  }
+  return new Error(`the compiled function "${name}" failed in PyTorch: ${message}`, { cause: error });
+}
