@@ -10,7 +10,15 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -28,9 +36,15 @@ function findTorch() {
   const python = process.env.PYTHON ?? "python3";
   try {
     const code = "import os, torch; print(os.path.dirname(torch.__file__))";
-    return execFileSync(python, ["-c", code], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] }).trim();
+    return execFileSync(python, ["-c", code], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "pipe"],
+    }).trim();
   } catch (error) {
-    const reason = String(error.stderr ?? error.message).trim().split("\n").at(-1);
+    const reason = String(error.stderr ?? error.message)
+      .trim()
+      .split("\n")
+      .at(-1);
     throw new BuildError(
       `${python} has no PyTorch (${reason}).\nInstall it (https://pytorch.org/get-started), or say where it is: TORCH_DIR=<folder of the torch package>, or PYTHON=<interpreter>.`,
     );
@@ -40,7 +54,9 @@ function findTorch() {
 function firstFolder(candidates, file, what) {
   const found = candidates.find((folder) => folder && existsSync(join(folder, file)));
   if (!found) {
-    throw new BuildError(`${what} not found: looked for ${file} in\n  ${candidates.filter(Boolean).join("\n  ")}`);
+    throw new BuildError(
+      `${what} not found: looked for ${file} in\n  ${candidates.filter(Boolean).join("\n  ")}`,
+    );
   }
   return found;
 }
@@ -65,14 +81,18 @@ function cudaFolders(torch) {
   }
   const nvidia = join(dirname(torch), "nvidia");
   const packages = existsSync(nvidia)
-    ? readdirSync(nvidia).map((name) => join(nvidia, name, "include")).filter((folder) => existsSync(folder))
+    ? readdirSync(nvidia)
+        .map((name) => join(nvidia, name, "include"))
+        .filter((folder) => existsSync(folder))
     : [];
   const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].map(
     (home) => home && join(home, "include"),
   );
   const main = firstFolder([...homes, ...packages], "cuda_runtime_api.h", "CUDA's headers");
   const folders = new Set([main, ...packages]);
-  const nccl = [...packages, main, "/usr/include"].find((folder) => existsSync(join(folder, "nccl.h")));
+  const nccl = [...packages, main, "/usr/include"].find((folder) =>
+    existsSync(join(folder, "nccl.h")),
+  );
   return { folders: [...folders], nccl };
 }
 
@@ -82,10 +102,16 @@ function run(command, args) {
     let text = "";
     child.stderr.on("data", (chunk) => (text += chunk));
     child.on("error", (error) =>
-      fail(new BuildError(`${command} could not be started (${error.message}): install a C++ compiler or set CXX`)),
+      fail(
+        new BuildError(
+          `${command} could not be started (${error.message}): install a C++ compiler or set CXX`,
+        ),
+      ),
     );
     child.on("close", (code) =>
-      code === 0 ? done() : fail(new BuildError(`${command} ${args.at(-1)} failed\n${text.slice(0, 8000)}`)),
+      code === 0
+        ? done()
+        : fail(new BuildError(`${command} ${args.at(-1)} failed\n${text.slice(0, 8000)}`)),
     );
   });
 }
@@ -93,13 +119,35 @@ function run(command, args) {
 async function main() {
   const torch = findTorch();
   const version = /TORCH_VERSION_(MAJOR|MINOR)\s+(\d+)/g;
-  const header = firstFolder([join(torch, "include", "torch", "headeronly"), join(torch, "include", "torch", "csrc", "api", "include", "torch")], "version.h", "PyTorch's headers");
-  const numbers = [...readFileSync(join(header, "version.h"), "utf8").matchAll(version)].map((match) => match[2]);
+  const header = firstFolder(
+    [
+      join(torch, "include", "torch", "headeronly"),
+      join(torch, "include", "torch", "csrc", "api", "include", "torch"),
+    ],
+    "version.h",
+    "PyTorch's headers",
+  );
+  const numbers = [...readFileSync(join(header, "version.h"), "utf8").matchAll(version)].map(
+    (match) => match[2],
+  );
   const cuda = cudaFolders(torch);
   const compiler = process.env.CXX ?? "g++";
   const flags = [
-    "-std=c++20", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unused-function", "-Wno-attributes", "-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-deprecated-declarations",
-    "-DNAPI_VERSION=8", `-DTESSERA_TORCH_VERSION="${numbers.slice(0, 2).join(".")}"`, "-DUSE_C10D_GLOO", "-DUSE_DISTRIBUTED",
+    "-std=c++20",
+    "-O2",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unused-function",
+    "-Wno-attributes",
+    "-Wno-sign-compare",
+    "-Wno-unknown-pragmas",
+    "-Wno-deprecated-declarations",
+    "-DNAPI_VERSION=8",
+    `-DTESSERA_TORCH_VERSION="${numbers.slice(0, 2).join(".")}"`,
+    "-DUSE_C10D_GLOO",
+    "-DUSE_DISTRIBUTED",
     `-I${nodeHeaders()}`,
     `-isystem${join(torch, "include")}`,
     `-isystem${join(torch, "include", "torch", "csrc", "api", "include")}`,
@@ -116,10 +164,16 @@ async function main() {
   const files = readdirSync(sources).filter((name) => name.endsWith(".cc"));
   const jobs = files.map((name) => {
     const source = join(sources, name);
-    const key = createHash("sha256").update(common).update(readFileSync(source)).digest("hex").slice(0, 16);
+    const key = createHash("sha256")
+      .update(common)
+      .update(readFileSync(source))
+      .digest("hex")
+      .slice(0, 16);
     return { name, source, object: join(build, `${name}.${key}.o`) };
   });
-  const missing = jobs.filter(({ object }) => !existsSync(object)).sort((a, b) => statSync(b.source).size - statSync(a.source).size);
+  const missing = jobs
+    .filter(({ object }) => !existsSync(object))
+    .sort((a, b) => statSync(b.source).size - statSync(a.source).size);
   process.stdout.write(
     `PyTorch ${numbers.slice(0, 2).join(".")} in ${torch}${cuda ? ", CUDA" : ", no CUDA"}; ${missing.length} of ${jobs.length} files to compile\n`,
   );
@@ -133,14 +187,27 @@ async function main() {
   await Promise.all(Array.from({ length: availableParallelism() }, take));
   const addon = join(build, "tessera_torch.node");
   const libraries = ["-ltorch_cpu", "-lc10", ...(cuda ? ["-ltorch_cuda", "-lc10_cuda"] : [])];
-  const shape = process.platform === "darwin" ? ["-dynamiclib", "-undefined", "dynamic_lookup"] : ["-shared", "-Wl,--no-as-needed"];
+  const shape =
+    process.platform === "darwin"
+      ? ["-dynamiclib", "-undefined", "dynamic_lookup"]
+      : ["-shared", "-Wl,--no-as-needed"];
   const runtime = cuda ? cudaRuntime(torch) : [];
   await run(compiler, [
-    ...shape, "-o", `${addon}.partial`, ...jobs.map(({ object }) => object),
-    `-L${join(torch, "lib")}`, ...libraries, ...runtime, "-ldl", `-Wl,-rpath,${join(torch, "lib")}`,
+    ...shape,
+    "-o",
+    `${addon}.partial`,
+    ...jobs.map(({ object }) => object),
+    `-L${join(torch, "lib")}`,
+    ...libraries,
+    ...runtime,
+    "-ldl",
+    `-Wl,-rpath,${join(torch, "lib")}`,
   ]);
   renameSync(`${addon}.partial`, addon);
-  writeFileSync(join(build, "built.json"), `${JSON.stringify({ torch, version: numbers.slice(0, 2).join("."), cuda: cuda !== undefined }, null, 2)}\n`);
+  writeFileSync(
+    join(build, "built.json"),
+    `${JSON.stringify({ torch, version: numbers.slice(0, 2).join("."), cuda: cuda !== undefined }, null, 2)}\n`,
+  );
   process.stdout.write(`built ${addon}\n`);
 }
 

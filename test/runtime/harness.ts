@@ -165,10 +165,7 @@ export async function device(type: DeviceType): Promise<Device> {
 }
 
 /** Run a case on a device. */
-export async function evaluate(
-  type: DeviceType,
-  kernelCase: KernelCase,
-): Promise<HostTensors> {
+export async function evaluate(type: DeviceType, kernelCase: KernelCase): Promise<HostTensors> {
   const on = await device(type);
   const results = await on.compile(kernelCase.name, caseFunction(kernelCase))(kernelCase.inputs);
   // Gradients of sums over nothing and the like leave tensors behind on the eager device.
@@ -177,10 +174,7 @@ export async function evaluate(
 }
 
 /** Run a case on `reference` and on another device: what differs, or "". */
-export async function disagreement(
-  type: DeviceType,
-  kernelCase: KernelCase,
-): Promise<string> {
+export async function disagreement(type: DeviceType, kernelCase: KernelCase): Promise<string> {
   const want = await evaluate("reference", kernelCase);
   const got = await evaluate(type, kernelCase);
   const { tolerance = 1e-5, relativeTo = "whole" } = kernelCase;

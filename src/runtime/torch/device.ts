@@ -48,7 +48,13 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   const { type, index = 0, precision = "fp32", deterministic = false, threads = 0 } = options;
   const cuda = type === "cuda";
   const graph = cuda && (options.cuda_graph ?? true);
-  const opened = openEngine(addon, { cuda, index, tf32: precision === "tf32", deterministic, threads });
+  const opened = openEngine(addon, {
+    cuda,
+    index,
+    tf32: precision === "tf32",
+    deterministic,
+    threads,
+  });
   const { engine } = opened;
   const backend = tesseraBackend();
   const owner = {}; // whose buffers the variables' are
@@ -80,7 +86,10 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     }) as NativeBuffer;
   }
 
-  async function execute({ traced, program }: Executable, inputs: HostTensors): Promise<HostTensors> {
+  async function execute(
+    { traced, program }: Executable,
+    inputs: HostTensors,
+  ): Promise<HostTensors> {
     if (!program) {
       return {};
     }
@@ -123,8 +132,7 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     activate: () => {
       void tf.setBackend(BACKEND); // done at once: the backend exists
     },
-    compile: (name, fn) =>
-      compiledFunction(name, (inputs) => build(name, fn, inputs), execute),
+    compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs), execute),
     dispose: () => {},
   };
   await tf.setBackend(BACKEND);
@@ -132,7 +140,10 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   return device;
 }
 
-function openEngine(addon: Addon, options: Parameters<Addon["open"]>[0]): ReturnType<Addon["open"]> {
+function openEngine(
+  addon: Addon,
+  options: Parameters<Addon["open"]>[0],
+): ReturnType<Addon["open"]> {
   try {
     return addon.open(options);
   } catch (error) {
@@ -190,5 +201,7 @@ function explain(error: unknown, name: string): Error {
       { cause: error },
     );
   }
-  return new Error(`the compiled function "${name}" failed in PyTorch: ${message}`, { cause: error });
+  return new Error(`the compiled function "${name}" failed in PyTorch: ${message}`, {
+    cause: error,
+  });
 }

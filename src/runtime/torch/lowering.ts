@@ -11,10 +11,16 @@ import { sizeOf } from "../tensors.ts";
 import { type Attributes, type Planner, type Rule, type Slot, type Type, typeOf } from "./plan.ts";
 
 const POINTWISE = [
-  ..."Abs Neg Square Sign Floor Ceil Round Relu Relu6 Exp Expm1 Log Log1p Sqrt Rsqrt Reciprocal".split(" "),
+  ..."Abs Neg Square Sign Floor Ceil Round Relu Relu6 Exp Expm1 Log Log1p Sqrt Rsqrt Reciprocal".split(
+    " ",
+  ),
   ..."Sigmoid Softplus Tanh Erf Sin Cos Tan Asin Acos Atan Sinh Cosh Elu Selu Silu Gelu".split(" "),
-  ..."LeakyRelu Step ClipByValue LogicalNot IsNan IsInf IsFinite Add Sub Multiply RealDiv Pow".split(" "),
-  ..."Maximum Minimum Mod SquaredDifference FloorDiv Equal NotEqual Less LessEqual Greater".split(" "),
+  ..."LeakyRelu Step ClipByValue LogicalNot IsNan IsInf IsFinite Add Sub Multiply RealDiv Pow".split(
+    " ",
+  ),
+  ..."Maximum Minimum Mod SquaredDifference FloorDiv Equal NotEqual Less LessEqual Greater".split(
+    " ",
+  ),
   ..."GreaterEqual LogicalAnd LogicalOr EluGrad SiluGrad GeluGrad Prelu Select Cast".split(" "),
 ];
 
@@ -108,7 +114,9 @@ function storage(planner: Planner, value: Value, operands: readonly Slot[]): Typ
   const large = operands.filter(
     (slot) => (slot.type === "f32" || slot.type === "bf16") && sizeOf(slot.shape) === size,
   );
-  return size > 1 && large.length > 0 && large.every((slot) => slot.type === "bf16") ? "bf16" : "f32";
+  return size > 1 && large.length > 0 && large.every((slot) => slot.type === "bf16")
+    ? "bf16"
+    : "f32";
 }
 
 const pointwise: Rule = (planner, node) => {
@@ -163,11 +171,24 @@ const concat: Rule = (planner, node) => {
   const axis = node.attrs["axis"] as number;
   // Vectors laid end to end: the parts may have any shape, and states may lie so already.
   if (y!.shape.length === 1) {
-    const sources = node.inputs.map((value) => (value.node.op === "Reshape" ? value.node.inputs[0]! : value));
+    const sources = node.inputs.map((value) =>
+      value.node.op === "Reshape" ? value.node.inputs[0]! : value,
+    );
     if (sources.every((value) => value.node.op === "State")) {
-      planner.result(node, "ConcatStates", sources.map((value) => planner.get(value)), [typeOf(y!)], { ints: [0] });
+      planner.result(
+        node,
+        "ConcatStates",
+        sources.map((value) => planner.get(value)),
+        [typeOf(y!)],
+        { ints: [0] },
+      );
     } else {
-      planner.result(node, "Join", sources.map((value) => planner.get(value)), [typeOf(y!)]);
+      planner.result(
+        node,
+        "Join",
+        sources.map((value) => planner.get(value)),
+        [typeOf(y!)],
+      );
     }
     return;
   }
@@ -239,7 +260,9 @@ function splitPads(pads: ConvNode["pads"]): { inside: number[]; around: [number,
 }
 
 function paddedShape(shape: Shape, around: readonly (readonly [number, number])[]): number[] {
-  return shape.map((side, i) => (i >= 1 && i <= 3 ? side + around[i - 1]![0] + around[i - 1]![1] : side));
+  return shape.map((side, i) =>
+    i >= 1 && i <= 3 ? side + around[i - 1]![0] + around[i - 1]![1] : side,
+  );
 }
 
 /** The input with one-sided zeros laid around; forward and backward pass share it. */
@@ -249,7 +272,10 @@ function padded(planner: Planner, x: Slot, around: readonly (readonly [number, n
   }
   const ints = [0, 0, ...around.flat(), 0, 0];
   return planner.once(`pad ${x.id} ${ints.join()}`, () =>
-    planner.emit("PadV2", [x], [{ shape: paddedShape(x.shape, around), type: x.type }], { ints, floats: [0] }),
+    planner.emit("PadV2", [x], [{ shape: paddedShape(x.shape, around), type: x.type }], {
+      ints,
+      floats: [0],
+    }),
   )[0]!;
 }
 
@@ -263,7 +289,13 @@ function convolution(planner: Planner, node: GraphNode): void {
   if (node.op === "Conv") {
     planner.result(node, "Conv", [padded(planner, first, around), second], [type], attributes);
   } else if (node.op === "ConvFilterGrad") {
-    planner.result(node, "ConvFilterGrad", [padded(planner, first, around), second], [type], attributes);
+    planner.result(
+      node,
+      "ConvFilterGrad",
+      [padded(planner, first, around), second],
+      [type],
+      attributes,
+    );
   } else {
     const shape = paddedShape(y!.shape, around);
     const [whole] = planner.emit("ConvInputGrad", [first, second], [{ shape, type }], attributes);
@@ -286,7 +318,9 @@ const groupNormAttributes = ({ attrs }: GraphNode): Attributes => ({
 
 function norm(attributes: (node: GraphNode) => Attributes): Rule {
   return (planner, node) => {
-    const inputs = node.inputs.map((value, i) => (i === 0 || i === 3 ? planner.get(value) : planner.wide(value)));
+    const inputs = node.inputs.map((value, i) =>
+      i === 0 || i === 3 ? planner.get(value) : planner.wide(value),
+    );
     const [y] = node.outputs;
     // A gradient is stored as the input is, a result as narrow as its uses allow.
     const own = storage(planner, y!, inputs.slice(0, 1));
@@ -302,7 +336,10 @@ const attentionAttributes = ({ attrs }: GraphNode): Attributes => ({
 
 /** What identifies one attention: its operands and attributes. */
 const attentionKey = (node: GraphNode) =>
-  `attention ${node.inputs.slice(0, 3).map((value) => value.id).join()} ${JSON.stringify(node.attrs)}`;
+  `attention ${node.inputs
+    .slice(0, 3)
+    .map((value) => value.id)
+    .join()} ${JSON.stringify(node.attrs)}`;
 
 /** Attention leaves its log-sum-exp and seeds for the gradient, where there is one. */
 const attention: Rule = (planner, node) => {
@@ -310,7 +347,9 @@ const attention: Rule = (planner, node) => {
   const inputs = node.inputs.map((value) => planner.as(value, type));
   const key = attentionKey(node);
   const uses = planner.consumers.get(node.inputs[0]!) ?? [];
-  const trained = uses.some(({ node: other }) => other.op === "AttentionGrad" && attentionKey(other) === key);
+  const trained = uses.some(
+    ({ node: other }) => other.op === "AttentionGrad" && attentionKey(other) === key,
+  );
   if (!trained) {
     planner.result(node, "Attention", inputs, [type], attentionAttributes(node));
     return;
@@ -322,7 +361,15 @@ const attention: Rule = (planner, node) => {
       ...Array.from({ length: 3 }, () => planner.opaque()), // log-sum-exp, seed, offset
     ];
     const { ints = [], floats = [] } = attentionAttributes(node);
-    planner.push({ op: "Attention", inputs, outputs, ints, floats, text: "kept", where: "Attention" });
+    planner.push({
+      op: "Attention",
+      inputs,
+      outputs,
+      ints,
+      floats,
+      text: "kept",
+      where: "Attention",
+    });
     return outputs;
   });
   planner.set(y!, made[0]!);
@@ -332,7 +379,13 @@ const attentionGrad: Rule = (planner, node) => {
   const type: Type = planner.precision === "bf16" ? "bf16" : "f32";
   const inputs = node.inputs.map((value) => planner.as(value, type));
   const left = planner.made(attentionKey(node));
-  planner.result(node, "AttentionGrad", [...inputs, ...left], [type, type, type], attentionAttributes(node));
+  planner.result(
+    node,
+    "AttentionGrad",
+    [...inputs, ...left],
+    [type, type, type],
+    attentionAttributes(node),
+  );
 };
 
 const crossEntropyAttributes = ({ attrs }: GraphNode): Attributes => ({

@@ -129,7 +129,15 @@ export class Planner {
     const slot = this.slot(value.shape, typeOf(value));
     if (node.op === "Fill") {
       const floats = [node.attrs["value"] as number];
-      this.push({ op: "Fill", inputs: [], outputs: [slot], ints: [], floats, text: "", where: "Fill" });
+      this.push({
+        op: "Fill",
+        inputs: [],
+        outputs: [slot],
+        ints: [],
+        floats,
+        text: "",
+        where: "Fill",
+      });
     } else if (node.op === "Constant") {
       this.constants.push({ slot, data: node.data!.data });
     } else {
@@ -143,7 +151,9 @@ export class Planner {
   convert(slot: Slot, type: Type): Slot {
     return slot.type === type
       ? slot
-      : this.once(`cast ${slot.id} ${type}`, () => this.emit("Cast", [slot], [{ shape: slot.shape, type }]))[0]!;
+      : this.once(`cast ${slot.id} ${type}`, () =>
+          this.emit("Cast", [slot], [{ shape: slot.shape, type }]),
+        )[0]!;
   }
 
   /** A value's slot in a type. */
