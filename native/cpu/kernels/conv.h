@@ -15,6 +15,11 @@ bool winograd_forward(const Conv&, const float* x, const float* filter, float* y
 bool winograd_input_grad(const Conv&, const float* dy, const float* filter, float* dx, const ConvExtra&);
 bool winograd_filter_grad(const Conv&, const float* x, const float* dy, float* dfilter);
 
+/** One group without dilation, any kernel and strides: products of rows of pixels with the filter. */
+bool direct_forward(const Conv&, const float* x, const float* filter, float* y, const ConvExtra&);
+bool direct_input_grad(const Conv&, const float* dy, const float* filter, float* dx, const ConvExtra&);
+bool direct_filter_grad(const Conv&, const float* x, const float* dy, float* dfilter);
+
 /** Taps reversed and channels swapped: [taps, ci, co] to [taps, co, ci], in scratch. One group. */
 const float* reversed_filter(const Conv&, const float* filter);
 

@@ -1,32 +1,280 @@
-/** Matrix products. */
-#include "internal.h"
+/**
+ * Matrix products on the register tiles of micro.h. b is packed into panels of NR columns, a block of k
+ * at a time; a is read where it lies, either way round. Few rows are a matter of reading b once, which
+ * the second path does without packing.
+ */
+#include <algorithm>
+
+#include "micro.h"
 
 namespace tessera {
+namespace {
+
+constexpr i64 kDepth = 384;   // k a block: a panel of b stays in the first-level cache
+constexpr i64 kColumns = 1024;  // columns packed at a time
+constexpr i64 kFewRows = 8;
+
+TESSERA_INLINE vf get(const float* p, int n) { return n == VL ? load(p) : load_part(p, n); }
+TESSERA_INLINE void put(float* p, vf x, int n) { n == VL ? store(p, x) : store_part(p, x, n); }
+
+vf apply(Activation activation, vf x) {
+  switch (activation) {
+    case Activation::silu: return vsilu(x);
+    case Activation::gelu: return vgelu(x);
+    default: return x;
+  }
+}
+
+struct Operands {
+  i64 m, n, k;
+  const float* a;
+  i64 ra, ka;  // strides of rows and of k
+  const float* b;
+  i64 kb, cb;  // strides of k and of columns
+  float* c;
+  i64 ldc;
+};
+
+/** Panels [columns / NR][depth][NR] of b, zeros behind the last column. */
+void pack(const Operands& o, i64 k0, i64 depth, i64 n0, i64 columns, float* out, i64 first, i64 last) {
+  for (i64 panel = first; panel < last; panel++) {
+    const i64 at = n0 + panel * NR, width = std::min<i64>(NR, n0 + columns - at);
+    float* to = out + panel * depth * NR;
+    if (o.cb == 1) {
+      const float* from = o.b + k0 * o.kb + at;
+      if (width == NR) {
+        for (i64 k = 0; k < depth; k++) {
+          store(to + k * NR, load(from + k * o.kb));
+          store(to + k * NR + VL, load(from + k * o.kb + VL));
+        }
+      } else {
+        for (i64 k = 0; k < depth; k++) {
+          for (i64 j = 0; j < NR; j++) to[k * NR + j] = j < width ? from[k * o.kb + j] : 0;
+        }
+      }
+    } else {
+      // Columns lie in rows: eight k of all columns at a time.
+      for (i64 kk = 0; kk < depth; kk += 8) {
+        const i64 end = std::min<i64>(depth, kk + 8);
+        for (i64 j = 0; j < NR; j++) {
+          const float* from = o.b + (k0)*o.kb + (at + j) * o.cb;
+          if (j < width) {
+            for (i64 k = kk; k < end; k++) to[k * NR + j] = from[k * o.kb];
+          } else {
+            for (i64 k = kk; k < end; k++) to[k * NR + j] = 0;
+          }
+        }
+      }
+    }
+  }
+}
+
+/** alpha, bias, beta and activation of `width` finished sums in `sums` into c. */
+void finish(const Gemm& s, const float* sums, float* c, i64 n0, i64 width) {
+  const vf alpha = set1(s.alpha), beta = set1(s.beta);
+  for (i64 i = 0; i < width; i += VL) {
+    const int n = static_cast<int>(std::min<i64>(VL, width - i));
+    vf v = get(sums + i, n) * alpha;
+    if (s.bias) v += get(s.bias + n0 + i, n);
+    if (s.beta != 0) v = fma(beta, get(c + i, n), v);
+    put(c + i, apply(s.activation, v), n);
+  }
+}
+
+bool plain(const Gemm& s) {
+  return s.alpha == 1 && s.beta == 0 && !s.bias && s.activation == Activation::none;
+}
+
+/** Rows [m0, m1) of one product over packed columns [n0, n0 + columns). */
+void rows(const Gemm& s, const Operands& o, i64 m0, i64 m1, i64 n0, i64 columns, const float* packed,
+          i64 k0, i64 depth, float* sums, i64 lds) {
+  tiles(m1 - m0, ceil_div(columns, VL), depth, o.a + m0 * o.ra + k0 * o.ka, o.ra, o.ka, packed, depth * NR,
+        sums, lds, k0 == 0 ? Store::set : Store::add);
+  if (k0 + depth == o.k && sums != o.c + m0 * o.ldc + n0) {
+    for (i64 m = m0; m < m1; m++) finish(s, sums + (m - m0) * lds, o.c + m * o.ldc + n0, n0, columns);
+  }
+}
+
+/** One product with many rows. Threads share the packed b and take blocks of rows. */
+void large(const Gemm& s, const Operands& o) {
+  for (i64 n0 = 0; n0 < o.n; n0 += kColumns) {
+    const i64 columns = std::min(kColumns, o.n - n0), wide = round_up(columns, NR);
+    // Sums go straight to c where nothing else is to be done and whole vectors fit.
+    const bool direct = plain(s) && columns % VL == 0;
+    const i64 lds = direct ? o.ldc : wide;
+    const bool split = o.k > kDepth;
+    float* all = direct ? nullptr : split ? shared_scratch(6, o.m * wide) : nullptr;
+    const i64 step = std::clamp<i64>(round_up(ceil_div(o.m, 2 * threads()), MR), MR, 8 * MR);
+    for (i64 k0 = 0; k0 < o.k; k0 += kDepth) {
+      const i64 depth = std::min(kDepth, o.k - k0), panels = wide / NR;
+      float* packed = shared_scratch(5, panels * depth * NR);
+      parallel_for(panels, std::max<i64>(1, 8192 / (depth * NR)), [&](i64 begin, i64 end, int) {
+        pack(o, k0, depth, n0, columns, packed, begin, end);
+      });
+      parallel_for(ceil_div(o.m, step), 1, [&](i64 begin, i64 end, int thread) {
+        for (i64 block = begin; block < end; block++) {
+          const i64 m0 = block * step, m1 = std::min(o.m, m0 + step);
+          float* sums = direct ? o.c + m0 * o.ldc + n0
+                        : split ? all + m0 * wide
+                                : thread_scratch(thread, 6, step * wide);
+          rows(s, o, m0, m1, n0, columns, packed, k0, depth, sums, lds);
+        }
+      });
+    }
+  }
+}
+
+/** One product on one thread, for batches of small ones. */
+void small(const Gemm& s, const Operands& o, int thread) {
+  const i64 limit = std::max<i64>(NR, 64 * 1024 / std::max<i64>(1, std::min(o.k, kDepth)) / NR * NR);
+  for (i64 n0 = 0; n0 < o.n; n0 += limit) {
+    const i64 columns = std::min(limit, o.n - n0), wide = round_up(columns, NR);
+    const bool direct = plain(s) && columns % VL == 0;
+    float* all = direct ? nullptr : thread_scratch(thread, 6, o.m * wide);
+    for (i64 k0 = 0; k0 < o.k; k0 += kDepth) {
+      const i64 depth = std::min(kDepth, o.k - k0);
+      float* packed = thread_scratch(thread, 7, wide * depth);
+      pack(o, k0, depth, n0, columns, packed, 0, wide / NR);
+      rows(s, o, 0, o.m, n0, columns, packed, k0, depth, direct ? o.c + n0 : all, direct ? o.ldc : wide);
+    }
+  }
+}
+
+/** Few rows, b's rows along n: columns [n0, n1) in strips of four vectors, b read once and in order. */
+template <int ROWS>
+void strip(const Operands& o, i64 n0, i64 n1, float* sums, i64 lds) {
+  constexpr int V = ROWS <= 2 ? 8 : ROWS <= 4 ? 4 : 3;
+  i64 n = n0;
+  for (; n + V * VL <= n1; n += V * VL) {
+    vf acc[ROWS][V]{};
+    const float* b = o.b + n;
+    for (i64 k = 0; k < o.k; k++, b += o.kb) {
+      vf w[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) w[v] = load(b + v * VL);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const vf value = set1(o.a[r * o.ra + k * o.ka]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) acc[r][v] = fma(value, w[v], acc[r][v]);
+      }
+    }
+    for (int r = 0; r < ROWS; r++) {
+      for (int v = 0; v < V; v++) store(sums + r * lds + n - n0 + v * VL, acc[r][v]);
+    }
+  }
+  for (; n < n1; n += VL) {
+    const int left = static_cast<int>(std::min<i64>(VL, n1 - n));
+    vf acc[ROWS]{};
+    const float* b = o.b + n;
+    for (i64 k = 0; k < o.k; k++, b += o.kb) {
+      const vf w = get(b, left);
+      for (int r = 0; r < ROWS; r++) acc[r] = fma(set1(o.a[r * o.ra + k * o.ka]), w, acc[r]);
+    }
+    for (int r = 0; r < ROWS; r++) store(sums + r * lds + n - n0, acc[r]);
+  }
+}
+
+/** Few rows, b's rows along k (transposed): dot products, four columns at a time. */
+template <int ROWS>
+void dots(const Operands& o, i64 n0, i64 n1, float* sums, i64 lds) {
+  constexpr int C = ROWS <= 4 ? 4 : 2;
+  i64 n = n0;
+  for (; n < n1; n += C) {
+    const int count = static_cast<int>(std::min<i64>(C, n1 - n));
+    vf acc[ROWS][C]{};
+    const float* b[C];
+    for (int j = 0; j < C; j++) b[j] = o.b + (n + std::min(j, count - 1)) * o.cb;
+    for (i64 k = 0; k < o.k; k += VL) {
+      const int left = static_cast<int>(std::min<i64>(VL, o.k - k));
+      vf w[C];
+#pragma GCC unroll 4
+      for (int j = 0; j < C; j++) w[j] = get(b[j] + k, left);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const vf value = get(o.a + r * o.ra + k, left);
+#pragma GCC unroll 4
+        for (int j = 0; j < C; j++) acc[r][j] = fma(value, w[j], acc[r][j]);
+      }
+    }
+    for (int r = 0; r < ROWS; r++) {
+      for (int j = 0; j < count; j++) sums[r * lds + n - n0 + j] = sum(acc[r][j]);
+    }
+  }
+}
+
+using Few = void (*)(const Operands&, i64, i64, float*, i64);
+constexpr Few kStrips[] = {strip<1>, strip<2>, strip<3>, strip<4>, strip<5>, strip<6>, strip<7>, strip<8>};
+constexpr Few kDots[] = {dots<1>, dots<2>, dots<3>, dots<4>, dots<5>, dots<6>, dots<7>, dots<8>};
+
+bool few(const Operands& o) { return o.m <= kFewRows && (o.cb == 1 || (o.kb == 1 && o.ka == 1)); }
+
+void few_columns(const Gemm& s, const Operands& o, i64 n0, i64 n1, int thread) {
+  const i64 wide = round_up(n1 - n0, VL);
+  float* sums = thread_scratch(thread, 6, o.m * wide);
+  (o.cb == 1 ? kStrips : kDots)[o.m - 1](o, n0, n1, sums, wide);
+  for (i64 m = 0; m < o.m; m++) finish(s, sums + m * wide, o.c + m * o.ldc + n0, n0, n1 - n0);
+}
+
+}  // namespace
 
 void gemm(const Gemm& s, const float* a, const float* b, float* c) {
+  if (s.m <= 0 || s.n <= 0 || s.batch <= 0) return;
   const i64 lda = s.lda ? s.lda : s.trans_a ? s.m : s.k;
   const i64 ldb = s.ldb ? s.ldb : s.trans_b ? s.k : s.n;
   const i64 ldc = s.ldc ? s.ldc : s.n;
-  parallel_for(s.batch * s.m, 1, [&](i64 begin, i64 end, int thread) {
-    float* row = thread_scratch(thread, 0, s.n);
-    for (i64 r = begin; r < end; r++) {
-      const i64 i = r / s.m, m = r % s.m;
-      const float* pa = a + i * s.a_stride;
-      const float* pb = b + i * s.b_stride;
-      float* pc = c + i * s.c_stride + m * ldc;
-      for (i64 n = 0; n < s.n; n++) row[n] = 0;
-      for (i64 k = 0; k < s.k; k++) {
-        const float value = s.trans_a ? pa[k * lda + m] : pa[m * lda + k];
-        for (i64 n = 0; n < s.n; n++) row[n] += value * (s.trans_b ? pb[n * ldb + k] : pb[k * ldb + n]);
+  const auto at = [&](i64 i) {
+    return Operands{s.m, s.n, s.k, a + i * s.a_stride, s.trans_a ? 1 : lda, s.trans_a ? lda : 1,
+                    b + i * s.b_stride, s.trans_b ? 1 : ldb, s.trans_b ? ldb : 1, c + i * s.c_stride, ldc};
+  };
+  if (s.k <= 0) {
+    Gemm empty = s;
+    empty.alpha = 0;
+    parallel_for(s.batch * s.m, 16, [&](i64 begin, i64 end, int thread) {
+      float* zeros = thread_scratch(thread, 6, s.n);
+      std::fill(zeros, zeros + s.n, 0.0f);
+      for (i64 r = begin; r < end; r++) finish(empty, zeros, c + r / s.m * s.c_stride + r % s.m * ldc, 0, s.n);
+    });
+    return;
+  }
+  const Operands first = at(0);
+  const double work = static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
+  if (few(first)) {
+    // Parts of the columns, at least as long as makes reading worthwhile.
+    const i64 part = std::max<i64>(round_up(ceil_div(s.n, 4 * threads()), 4 * VL),
+                                   round_up(static_cast<i64>(32768 / static_cast<double>(s.k * s.m)) + 1, 4 * VL));
+    const i64 parts = ceil_div(s.n, part);
+    const i64 grain = std::max<i64>(1, static_cast<i64>(65536 / (work / static_cast<double>(parts) + 1)));
+    parallel_for(s.batch * parts, grain, [&](i64 begin, i64 end, int thread) {
+      for (i64 i = begin; i < end; i++) {
+        const i64 n0 = i % parts * part;
+        few_columns(s, at(i / parts), n0, std::min(s.n, n0 + part), thread);
       }
-      for (i64 n = 0; n < s.n; n++) {
-        row[n] = s.alpha * row[n] + (s.bias ? s.bias[n] : 0) + (s.beta != 0 ? s.beta * pc[n] : 0);
-      }
-      if (s.activation == Activation::silu) silu(s.n, row, row);
-      if (s.activation == Activation::gelu) gelu(s.n, row, row);
-      for (i64 n = 0; n < s.n; n++) pc[n] = row[n];
-    }
-  });
+    });
+    return;
+  }
+  // A repeated b under dense rows is one taller product.
+  if (s.batch > 1 && s.b_stride == 0 && !s.trans_a && s.a_stride == s.m * lda && s.c_stride == s.m * ldc) {
+    Gemm tall = s;
+    tall.m = s.m * s.batch;
+    tall.batch = 1;
+    tall.lda = lda;
+    tall.ldb = ldb;
+    tall.ldc = ldc;
+    return gemm(tall, a, b, c);
+  }
+  if (s.batch >= threads() && work < 4e7) {
+    const i64 grain = std::max<i64>(1, static_cast<i64>(1e5 / work));
+    parallel_for(s.batch, grain, [&](i64 begin, i64 end, int thread) {
+      for (i64 i = begin; i < end; i++) small(s, at(i), thread);
+    });
+    return;
+  }
+  if (work < 3e4 || in_parallel()) {
+    for (i64 i = 0; i < s.batch; i++) small(s, at(i), current_thread());
+    return;
+  }
+  for (i64 i = 0; i < s.batch; i++) large(s, at(i));
 }
 
 }  // namespace tessera

@@ -15,6 +15,10 @@ float* thread_scratch(int thread, int slot, i64 floats);
 /** Scratch that all threads see; ask for it outside of parallel_for. */
 float* shared_scratch(int slot, i64 floats);
 
+/** Is this a call from inside of parallel_for, and on which thread? */
+bool in_parallel();
+int current_thread();
+
 inline i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 

@@ -190,6 +190,8 @@ float* grow(Buffer& buffer, std::size_t bytes) {
 
 void set_threads(int count) { pool().resize(count < kMaxThreads ? count : kMaxThreads); }
 int threads() { return pool().size(); }
+bool in_parallel() { return inside; }
+int current_thread() { return self; }
 
 void parallel_ranges(i64 n, i64 grain, RangeFunction function, void* context) {
   if (n <= 0) return;

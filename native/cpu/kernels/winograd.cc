@@ -431,7 +431,7 @@ double cost(const Pass& p, bool gradient) {
 template <class F>
 bool choose(const Pass& p, const i64* kernel, bool gradient, F f) {
   const bool time = kernel[0] == 3;
-  double best = 0.8 * static_cast<double>(p.batch * p.out[0] * p.out[1] * p.out[2]) *
+  double best = 1.1 * static_cast<double>(p.batch * p.out[0] * p.out[1] * p.out[2]) *
                 static_cast<double>(kernel[0] * 9) * static_cast<double>(p.ci) *
                 static_cast<double>(round_up(p.co, VL) / VL) / 2;
   int which = 0;
