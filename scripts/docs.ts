@@ -9,13 +9,15 @@ import { jsonSchemas } from "../src/config/json-schema.ts";
 import { configReference } from "../src/config/reference.ts";
 import { componentNames } from "../src/config/sources.ts";
 import { writeFileAtomic } from "../src/runtime/files.ts";
+import { sweepSchema } from "../src/sweeps/schema.ts";
 import { experimentSchema } from "../src/trainers/experiment.ts";
 import { kernelTable, PAGE } from "./kernel-table.ts";
 
 /** Every generated file, by its path from the repository's root. */
 export function generatedFiles(): ReadonlyMap<string, string> {
   // No other folders than the package's own configs/ may show in files that are versioned.
-  const schemas = jsonSchemas(experimentSchema, (group) => componentNames(group));
+  const names = (group: string) => componentNames(group);
+  const schemas = { ...jsonSchemas(experimentSchema, names), ...jsonSchemas(sweepSchema, names) };
   return new Map([
     ["docs/config-reference.md", configReference(experimentSchema)],
     [PAGE, kernelTable()],

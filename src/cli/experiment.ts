@@ -1,6 +1,6 @@
 /** @file An experiment's config from what the user names: a file, `@name`, or a run's folder. */
 
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../config/errors.ts";
 import type { Resolved } from "../config/resolve.ts";
@@ -18,7 +18,8 @@ with a dash.`;
 
 /**
  * Compose, override and validate an experiment.
- * @param named a YAML file, `@name` of configs/experiments, or a run folder
+ * @param named a YAML file, `@name` of configs/experiments, a run folder, or a resolved config as
+ *   JSON (config.json of a run, a sweep's frozen trial), which is taken as it is
  * @throws UserError with every problem of the config
  */
 export async function loadExperiment(
@@ -30,6 +31,9 @@ export async function loadExperiment(
     import("../config/resolve.ts"),
     import("../trainers/experiment.ts"),
   ]);
+  if (file.endsWith(".json")) {
+    return loadFrozen(file, overrides);
+  }
   return loadConfig<Experiment>({ file, overrides, schema: experimentSchema, checks });
 }
 
@@ -46,4 +50,29 @@ function configFile(named: string): string {
     );
   }
   return file;
+}
+
+/** A resolved config as JSON: checked, and nothing composed, filled in or resolved. */
+async function loadFrozen(
+  file: string,
+  overrides: readonly string[],
+): Promise<Resolved<Experiment>> {
+  if (overrides.length > 0) {
+    throw new UserError(
+      `${file} is a resolved config; it takes no overrides`,
+      "give the YAML file, or the run folder's config.yaml, with the overrides",
+    );
+  }
+  if (!existsSync(file)) {
+    throw new UserError(`no file ${file}`, "give a resolved config, such as a run's config.json");
+  }
+  const [{ validateFrozen }, { canonicalJson, configHash }, { experimentSchema }] =
+    await Promise.all([
+      import("../config/resolve.ts"),
+      import("../config/hash.ts"),
+      import("../trainers/experiment.ts"),
+    ]);
+  const config = validateFrozen<Experiment>(readFileSync(file, "utf8"), experimentSchema, file);
+  const canonical = canonicalJson(config);
+  return { config, origins: {}, hash: configHash(config, experimentSchema), canonical };
 }

@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
+import { addCompare } from "./compare.ts";
 import { addDiff } from "./diff.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
@@ -10,6 +11,7 @@ import { addReport } from "./report.ts";
 import { addRun } from "./run.ts";
 import { addSchema } from "./schema.ts";
 import { addShow } from "./show.ts";
+import { addSweep } from "./sweep.ts";
 
 /** The version in package.json, two folders up from src/cli and from dist/cli. */
 export function version(): string {
@@ -38,6 +40,8 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     );
   for (const add of [
     addRun,
+    addSweep,
+    addCompare,
     addEval,
     addGenerate,
     addReport,

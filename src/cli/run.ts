@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { loadExperiment, overridesHelp } from "./experiment.ts";
+import { StopRequest } from "../trainers/signals.ts";
 import { print, say } from "./output.ts";
 import { scoreTable } from "./scores.ts";
 
@@ -11,8 +12,12 @@ export function addRun(program: Command): void {
   program
     .command("run")
     .description("train and evaluate an experiment; go on with it; or skip it when it is finished")
-    .argument("<experiment>", "a YAML file, or @name of configs/experiments")
+    .argument(
+      "<experiment>",
+      "a YAML file, @name of configs/experiments, or a resolved config.json",
+    )
     .argument("[overrides...]", "a.b=c, +a.b=c, ~a.b, a=@name")
+    .option("--reuse", "take a tokenizer that an equal run of this output folder has trained")
     .addHelpText(
       "after",
       `${overridesHelp}
@@ -28,13 +33,20 @@ Examples:
     .action(run);
 }
 
-async function run(file: string, overrides: string[]): Promise<void> {
+async function run(
+  file: string,
+  overrides: string[],
+  options: { readonly reuse?: boolean },
+): Promise<void> {
   const resolved = await loadExperiment(file, overrides);
   const { readStatus, runExperiment, runFolder } = await import("../trainers/run.ts");
   const { writeReport } = await import("../reports/report.ts");
   let result: Awaited<ReturnType<typeof runExperiment>>;
   try {
-    result = await runExperiment(resolved);
+    result = await runExperiment(resolved, {
+      stop: stopWithSupervisor(),
+      reuse: options.reuse === true,
+    });
   } catch (error) {
     const dir = runFolder(resolved);
     const status = readStatus(dir);
@@ -60,4 +72,21 @@ async function run(file: string, overrides: string[]): Promise<void> {
     print(scoreTable(result.scores));
   }
   print(`report: ${page}`);
+}
+
+/**
+ * A stop request that is made when the sweep's process that started this one is gone: nobody would
+ * hear of the result, and whoever resumes the sweep wants the folder.
+ */
+function stopWithSupervisor(): StopRequest {
+  const stop = new StopRequest();
+  const supervisor = Number(process.env["TESSERA_SUPERVISOR"] ?? 0);
+  if (supervisor > 0) {
+    setInterval(() => {
+      if (process.ppid !== supervisor) {
+        stop.request("SIGTERM");
+      }
+    }, 500).unref();
+  }
+  return stop;
 }

@@ -21,17 +21,26 @@ Examples:
   tessera schema --out /tmp/schema --reference docs/config-reference.md`,
     )
     .action(async ({ out, reference }: { out: string; reference?: string }) => {
-      const [schemas, sources, { configReference }, { experimentSchema }, { writeFileAtomic }] =
-        await Promise.all([
-          import("../config/json-schema.ts"),
-          import("../config/sources.ts"),
-          import("../config/reference.ts"),
-          import("../trainers/experiment.ts"),
-          import("../runtime/files.ts"),
-        ]);
-      const documents = schemas.jsonSchemas(experimentSchema, (group) =>
-        sources.componentNames(group),
-      );
+      const [
+        { jsonSchemas },
+        { componentNames },
+        { configReference },
+        { experimentSchema },
+        { sweepSchema },
+        { writeFileAtomic },
+      ] = await Promise.all([
+        import("../config/json-schema.ts"),
+        import("../config/sources.ts"),
+        import("../config/reference.ts"),
+        import("../trainers/experiment.ts"),
+        import("../sweeps/schema.ts"),
+        import("../runtime/files.ts"),
+      ]);
+      const names = (group: string) => componentNames(group);
+      const documents = {
+        ...jsonSchemas(experimentSchema, names),
+        ...jsonSchemas(sweepSchema, names),
+      };
       for (const [name, document] of Object.entries(documents)) {
         writeFileAtomic(join(out, name), `${JSON.stringify(document, null, 2)}\n`);
       }

@@ -9,6 +9,7 @@ import { nearest, type Problem, suggest } from "./problems.ts";
 import {
   type ConfigNode,
   childNode,
+  type Json,
   type Origin,
   type Path,
   printPath,
@@ -291,6 +292,11 @@ export function validate(root: ConfigNode, schema: JsonSchema): { problem: Probl
     found.set(at, { problem, path });
   }
   return [...found.values()];
+}
+
+/** Whether a plain value is valid; quicker than `validate` where most are. */
+export function isValid(value: Json, schema: JsonSchema): boolean {
+  return validator(schema)(value);
 }
 
 /** The schema that rules a map, or the schema itself; for those who walk a valid value. */

@@ -95,7 +95,8 @@ export function latestCheckpoint(
   return undefined;
 }
 
-function listCheckpoints(dir: string): { step: number; name: string }[] {
+/** The checkpoints of a folder, the newest first. */
+export function listCheckpoints(dir: string): { step: number; name: string }[] {
   if (!existsSync(dir)) {
     return [];
   }

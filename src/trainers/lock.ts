@@ -8,18 +8,24 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../config/errors.ts";
 
-interface Owner {
+/** A process, named so that another one can tell whether it still runs. */
+export interface Owner {
   readonly pid: number;
   readonly host: string;
   /** When the process started, to tell it from a later one with the same id. */
   readonly started: string | undefined;
 }
 
+/** This process, or another of this machine. */
+export function ownerOf(pid: number = process.pid): Owner {
+  return { pid, host: hostname(), started: startTime(pid) };
+}
+
 /** Take the lock of a folder; call the returned function to give it back. */
 export function lockFolder(dir: string): () => void {
   mkdirSync(dir, { recursive: true });
   const path = join(dir, "lock.json");
-  const mine: Owner = { pid: process.pid, host: hostname(), started: startTime(process.pid) };
+  const mine = ownerOf();
   const temporary = `${path}.${process.pid}.tmp`;
   // The lock appears with its content in one act (link fails when the name is taken), so no
   // process ever reads a lock without an owner.
@@ -54,7 +60,8 @@ export function lockFolder(dir: string): () => void {
   };
 }
 
-function readOwner(path: string): Owner | undefined {
+/** The owner that a lock file names; undefined when there is none that can be read. */
+export function readOwner(path: string): Owner | undefined {
   try {
     return JSON.parse(readFileSync(path, "utf8")) as Owner;
   } catch {
@@ -63,7 +70,7 @@ function readOwner(path: string): Owner | undefined {
 }
 
 /** Whether the owner still runs. A process of another host cannot be asked and counts as alive. */
-function isAlive({ pid, host, started }: Owner): boolean {
+export function isAlive({ pid, host, started }: Owner): boolean {
   if (host !== hostname()) {
     return true;
   }

@@ -103,7 +103,17 @@ export function gatherProvenance(run: {
   return { provenance, diff };
 }
 
-function gitState(root: string): { git?: NonNullable<Provenance["git"]>; diff?: string } {
+/** Commit and uncommitted changes of the program in a folder; a sweep's copy of it remembers its own. */
+export function gitState(root: string): { git?: NonNullable<Provenance["git"]>; diff?: string } {
+  const copied = join(root, "snapshot.json");
+  if (existsSync(copied)) {
+    const { git: then } = readJson(copied) as { git?: NonNullable<Provenance["git"]> };
+    const changes = join(root, "uncommitted.diff");
+    return {
+      ...(then && { git: then }),
+      ...(existsSync(changes) && { diff: readFileSync(changes, "utf8") }),
+    };
+  }
   const git = (...args: string[]) =>
     execFileSync("git", ["-C", root, ...args], {
       encoding: "utf8",

@@ -27,7 +27,9 @@ import { checkpointDir, trainStage } from "./loop.ts";
 import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";
+import { runId } from "./run-id.ts";
 import { exitCodeOf, Interrupted, listenForSignals, StopRequest } from "./signals.ts";
+import { adoptTokenizer, publishTokenizer } from "./stages.ts";
 import { tokenizerTask } from "./tokenizer-stage.ts";
 import { cacheTokens, readTokens, tokensPath } from "./tokens.ts";
 import { type TokenSource, transformerTask } from "./transformer-stage.ts";
@@ -37,12 +39,14 @@ export interface RunOptions {
   readonly output?: Output;
   /** A stop that the caller can ask for; signals ask for it too. */
   readonly stop?: StopRequest;
+  /** Take a tokenizer that a run of equal settings has trained already, and offer ours to others. */
+  readonly reuse?: boolean;
 }
 
 export interface RunResult {
   readonly dir: string;
   readonly state: "finished" | "skipped" | "interrupted";
-  /** 0, or 128 + the signal's number. */
+  /** 0, 128 + the signal's number, or 75 after SIGUSR2. */
   readonly exitCode: number;
   /** Empty when interrupted. */
   readonly scores: readonly Score[];
@@ -50,7 +54,7 @@ export interface RunResult {
 
 /** The folder of a run: results/<experiment>/<hash>-s<seed>. */
 export function runFolder({ config, hash }: Resolved<Experiment>): string {
-  return join(config.output, config.name, `${hash.slice(0, 12)}-s${config.seed}`);
+  return join(config.output, config.name, runId(hash, config.seed));
 }
 
 /** Read status.json; undefined when there is none. */
@@ -103,7 +107,7 @@ export async function runExperiment(
     try {
       await recordProvenance(run, resolved, yaml, output);
       output.line(`run ${dir} on ${device.info.description}`);
-      const scores = await runStages(run, config);
+      const scores = await runStages(run, config, options.reuse === true);
       writeStatus(dir, { state: "finished" });
       return { dir, state: "finished", exitCode: 0, scores };
     } finally {
@@ -130,7 +134,11 @@ export async function runExperiment(
 }
 
 /** The stages in their order. */
-async function runStages(run: RunContext, config: Experiment): Promise<readonly Score[]> {
+async function runStages(
+  run: RunContext,
+  config: Experiment,
+  reuse: boolean,
+): Promise<readonly Score[]> {
   const { trainer, seed } = config;
   const train = await run.dataset("train");
   const validation = await run.dataset("validation");
@@ -150,10 +158,20 @@ async function runStages(run: RunContext, config: Experiment): Promise<readonly 
 
   // 1. The tokenizer learns from clips.
   const tokenizer = makeTokenizer(config);
+  const fingerprints = { train: train.fingerprint, validation: validation.fingerprint };
+  const source = reuse ? adoptTokenizer(run.dir, config, fingerprints) : undefined;
+  if (source !== undefined) {
+    run.progress.say(`tokenizer taken from ${source}`);
+    const origins = { tokenizer: { from: source } };
+    writeFileAtomic(join(run.dir, "stages.json"), `${JSON.stringify(origins, null, 2)}\n`);
+  }
   await trainStage(run, tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed));
   const final = finalCheckpoint(run.dir, "tokenizer", trainer.tokenizer.steps, run.warn);
   loadAveraged(tokenizer.scope, final);
   writeTables(run);
+  if (reuse) {
+    publishTokenizer(run.dir, config, fingerprints);
+  }
   await reconstructionSamples(run, tokenizer, trainer.samples.count, final.step);
 
   // 2. Its tokens of all clips are computed once.

@@ -1,10 +1,13 @@
 /**
- * @file SIGINT and SIGTERM: the first asks the loops to stop at the next safe point, the second ends
+ * @file SIGINT, SIGTERM and SIGUSR2 (a scheduler's warning that time is running out): the first asks the loops to stop at the next safe point, the second ends
  * the process at once (everything on disk is written atomically, so that is safe too).
  */
 
-/** Exit codes by shell convention: 128 + signal number. */
-const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
+/**
+ * Exit codes by shell convention: 128 + signal number. SIGUSR2 asks for a checkpoint and another
+ * turn later, which is EX_TEMPFAIL of sysexits.h: schedulers requeue on it.
+ */
+const EXIT_CODES = { SIGINT: 130, SIGTERM: 143, SIGUSR2: 75 } as const;
 export type StopSignal = keyof typeof EXIT_CODES;
 
 export function exitCodeOf(signal: StopSignal): number {
@@ -41,7 +44,7 @@ export class StopRequest {
 }
 
 /**
- * Listen to both signals until the returned function is called.
+ * Listen to the signals until the returned function is called.
  * @param onFirst told once, to tell the user that the run will stop after the present step
  */
 export function listenForSignals(

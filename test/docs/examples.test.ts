@@ -7,6 +7,7 @@ import { Ajv, type ValidateFunction } from "ajv";
 import { afterAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { loadConfig } from "../../src/config/resolve.ts";
+import { planSweep } from "../../src/sweeps/plan.ts";
 import { checks, type Experiment, experimentSchema } from "../../src/trainers/experiment.ts";
 
 const pages = ["README.md", ...readdirSync("docs").map((name) => `docs/${name}`)].filter((path) =>
@@ -23,12 +24,16 @@ const blocks = (page: string, language: string): string[] =>
     .filter((match) => match[1] === language)
     .map((match) => match[2]!);
 
-/** Experiments: YAML that says what it extends or is complete. */
-const experiments = pages.flatMap((page) =>
-  blocks(page, "yaml")
-    .filter((text) => /^name:/m.test(text))
-    .map((text, i) => ({ name: `${page}, example ${i + 1}`, text })),
-);
+const named = (what: RegExp, not: RegExp) =>
+  pages.flatMap((page) =>
+    blocks(page, "yaml")
+      .filter((text) => what.test(text) && !not.test(text))
+      .map((text, i) => ({ name: `${page}, example ${i + 1}`, text })),
+  );
+
+/** Experiments: YAML that says what it extends or is complete. Sweeps name an experiment. */
+const experiments = named(/^name:/m, /^experiment:/m);
+const sweeps = named(/^experiment:/m, /^$^/);
 
 /** The words of `tessera run FILE ...` and `show FILE ...`, wherever they stand. */
 const commands = pages.flatMap((page) =>
@@ -42,6 +47,16 @@ test.each(experiments)("$name is a valid experiment", ({ text }) => {
   mkdirSync(join(root, "experiments"), { recursive: true });
   writeFileSync(file, text);
   expect(load(file).hash).toMatch(/^[0-9a-f]{64}$/);
+});
+
+test.each(sweeps)("$name is a valid sweep", ({ text }) => {
+  const file = join(root, "sweep.yaml");
+  writeFileSync(file, text);
+  expect(planSweep(file).trials.length).toBeGreaterThan(0);
+});
+
+test.each(readdirSync("configs/sweeps"))("configs/sweeps/%s is a valid sweep", (name) => {
+  expect(planSweep(`configs/sweeps/${name}`)).toBeDefined();
 });
 
 test.each(commands)("$name", ({ words }) => {

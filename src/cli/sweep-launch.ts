@@ -1,0 +1,115 @@
+/** @file Launching a sweep from the command line: which launcher, its flags, and what it shows. */
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { SweepFolder } from "../sweeps/folder.ts";
+import type { TrialState } from "../sweeps/state.ts";
+import { print, say } from "./output.ts";
+import { sweepView } from "./sweep-view.ts";
+
+export interface LaunchOptions {
+  readonly launcher?: "local" | "slurm" | "dry-run";
+  readonly jobs?: number;
+  readonly gpus?: string;
+  readonly failFast?: boolean;
+}
+
+const count = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) {
+    throw new InvalidArgumentError("expected an integer of at least 1");
+  }
+  return value;
+};
+
+/** The flags of every command that launches. */
+export function launchFlags(command: Command): void {
+  command
+    .addOption(
+      new Option("--launcher <name>", "where the trials run")
+        .choices(["local", "slurm", "dry-run"])
+        .default("local"),
+    )
+    .option("--jobs <n>", "local: trials at a time; by default as cores and GPUs allow", count)
+    .option("--gpus <list>", "local: GPUs to use, e.g. 0,1; by default all that nvidia-smi lists")
+    .option("--fail-fast", "stop everything at the first failure")
+    .option("--keep-going", "go on after failures (the default)");
+}
+
+/** Work on a sweep with the launcher that was asked for. */
+export async function launch(
+  folder: SweepFolder,
+  options: LaunchOptions,
+  retryFailed = false,
+): Promise<void> {
+  const [{ runLocal }, { listenForSignals, StopRequest, exitCodeOf }] = await Promise.all([
+    import("../sweeps/local.ts"),
+    import("../trainers/signals.ts"),
+  ]);
+  const stop = new StopRequest();
+  const unlisten = listenForSignals(stop, (signal) =>
+    say(`${signal}: trials are saving and stopping (once more to leave at once)`),
+  );
+  const view = sweepView(folder);
+  try {
+    const states = await runLocal(folder, {
+      ...(options.jobs !== undefined && { jobs: options.jobs }),
+      gpus: await gpusOf(folder, options.gpus),
+      failFast: options.failFast === true,
+      retryFailed,
+      stop,
+      view,
+    });
+    view.close();
+    summary(folder, states);
+    process.exitCode = stop.signal === undefined ? exitCodeFor(states) : exitCodeOf(stop.signal);
+  } finally {
+    view.close();
+    unlisten();
+  }
+}
+
+function exitCodeFor(states: readonly TrialState[]): number {
+  return states.some(({ state }) => state === "failed" || state === "out-of-memory") ? 1 : 0;
+}
+
+/** What is done, what is not, and what to type next. */
+export function summary(folder: SweepFolder, states: readonly TrialState[]): void {
+  const left = states.filter(({ state }) => state !== "finished" && state !== "pruned");
+  for (const { trial, state, error } of left.filter((s) => s.error !== undefined).slice(0, 10)) {
+    say(`${trial.id}  ${state}: ${error}`);
+  }
+  const done = states.filter(({ state }) => state === "finished").length;
+  print(`${done} of ${states.length} trials finished: ${folder.dir}`);
+  print(
+    left.length > 0
+      ? `go on: tessera sweep resume ${folder.dir}`
+      : `compare: tessera compare ${folder.dir}`,
+  );
+}
+
+/** The GPUs to share out: as asked, or all that the driver lists, where trials want any. */
+async function gpusOf(folder: SweepFolder, asked: string | undefined): Promise<string[]> {
+  if (folder.sweep.resources.gpus === 0) {
+    return [];
+  }
+  if (asked !== undefined) {
+    return asked.split(",").map((id) => id.trim());
+  }
+  const { UserError } = await import("../config/errors.ts");
+  const { execa } = await import("execa");
+  const { stdout, failed } = await execa(
+    "nvidia-smi",
+    ["--query-gpu=index", "--format=csv,noheader"],
+    {
+      reject: false,
+    },
+  );
+  const found = failed ? [] : (stdout ?? "").split("\n").filter((line) => line.trim() !== "");
+  if (found.length < folder.sweep.resources.gpus) {
+    throw new UserError(
+      `trials want ${folder.sweep.resources.gpus} GPUs each, and this machine shows ${found.length}`,
+      "name them with --gpus 0,1,..., or set resources.gpus in the sweep file",
+    );
+  }
+  return found.map((line) => line.trim());
+}
