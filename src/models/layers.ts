@@ -18,6 +18,8 @@ import {
   type Pad,
 } from "../runtime/ops.ts";
 import { sizeOf } from "../runtime/tensors.ts";
+import { type Border, framesBefore, padAxis } from "./borders.ts";
+import { atBeginning, leadFrames, streaming } from "./streaming.ts";
 import { fanIn, type Initializer, ones, type Scope, zeros } from "./scope.ts";
 
 /** A layer over clips or latents, [B, T, H, W, C] to [B, T', H', W', C']. */
@@ -68,6 +70,8 @@ export interface ConvLayerOptions {
   readonly strides?: Block;
   /** Default "same". */
   readonly padding?: Padding;
+  /** What lies beyond the border. Default zeros. */
+  readonly border?: Border;
   /** Add a learned bias. Default true. */
   readonly bias?: boolean;
   /** Of the kernel [kt, kh, kw, inputs, outputs]. Default normal with variance 1 / fan-in. */
@@ -84,7 +88,7 @@ export function samePad(side: number, kernel: number, stride: number): Pad {
 /** 3D convolution with a learned kernel: [B, T, H, W, inputs] to [B, T', H', W', outputs]. */
 export function conv(scope: Scope, options: ConvLayerOptions): Layer {
   const { inputs, outputs, kernel: sides = [3, 3, 3], strides = [1, 1, 1] } = options;
-  const { padding = "same", bias = true, init = fanIn() } = options;
+  const { padding = "same", border = "zero", bias = true, init = fanIn() } = options;
   const kernel = scope.param("kernel", [...sides, inputs, outputs], init) as tf.Tensor5D;
   const shift = bias ? scope.param("bias", [outputs], zeros) : undefined;
   const pad = (x: tf.Tensor5D, axis: 0 | 1 | 2): Pad => {
@@ -97,7 +101,24 @@ export function conv(scope: Scope, options: ConvLayerOptions): Layer {
     return samePad(x.shape[axis + 1]!, sides[axis], strides[axis]);
   };
   return (x) => {
-    const y = conv3d(x, kernel, { strides, pads: [pad(x, 0), pad(x, 1), pad(x, 2)] });
+    let pads: readonly [Pad, Pad, Pad] = [pad(x, 0), pad(x, 1), pad(x, 2)];
+    let input = x;
+    if (padding === "causal" && (streaming() || border !== "zero")) {
+      input = leadFrames(x, sides[0], strides[0], (count) => framesBefore(x, count, border));
+      pads = [[0, 0], pads[1], pads[2]];
+    }
+    if (border !== "zero") {
+      const axes = padding === "causal" ? ([2, 3] as const) : ([1, 2, 3] as const);
+      for (const axis of axes) {
+        input = padAxis(input, axis, pads[axis - 1]!, border);
+      }
+      pads = [
+        [0, 0],
+        [0, 0],
+        [0, 0],
+      ];
+    }
+    const y = conv3d(input, kernel, { strides, pads });
     return shift ? tf.add(y, shift) : y;
   };
 }
@@ -154,6 +175,12 @@ export interface CnnLayerOptions {
   readonly causal: boolean;
   /** Groups of the norms. Default 32. */
   readonly groups?: number;
+  /** Norms by frame; causal ones are. Default as `causal`. */
+  readonly perFrame?: boolean;
+  /** Frames that the convolutions see: 3, or 1 for networks of single frames. Default 3. */
+  readonly frames?: number;
+  /** What lies beyond the border. Default zeros. */
+  readonly border?: Border;
 }
 
 /**
@@ -161,14 +188,19 @@ export interface CnnLayerOptions {
  * convolution where the number of channels changes. The convolutions have no bias (a norm follows).
  */
 export function residualBlock(scope: Scope, options: CnnLayerOptions): Layer {
-  const { inputs, outputs, causal, groups = 32 } = options;
-  const padding = causal ? "causal" : "same";
-  const norm = { groups, perFrame: causal, activation: "silu" } as const;
+  const { inputs, outputs, causal, groups = 32, perFrame = causal, frames = 3 } = options;
+  const norm = { groups, perFrame, activation: "silu" } as const;
+  const around = {
+    padding: causal ? "causal" : "same",
+    border: options.border ?? "zero",
+    kernel: [frames, 3, 3],
+    bias: false,
+  } as const;
   const branch = sequence([
     groupNorm(scope.child("norm1"), { channels: inputs, ...norm }),
-    conv(scope.child("conv1"), { inputs, outputs, padding, bias: false }),
+    conv(scope.child("conv1"), { inputs, outputs, ...around }),
     groupNorm(scope.child("norm2"), { channels: outputs, ...norm }),
-    conv(scope.child("conv2"), { inputs: outputs, outputs, padding, bias: false }),
+    conv(scope.child("conv2"), { inputs: outputs, outputs, ...around }),
   ]);
   const shortcut: Layer =
     inputs === outputs
@@ -219,7 +251,9 @@ export function nearestUpsample(block: Block): Layer {
 export function dropLeadingFrames(factor: number): Layer {
   return (x) => {
     const [b, t, h, w, c] = x.shape;
-    return factor === 1 ? x : tf.slice(x, [0, factor - 1, 0, 0, 0], [b, t - factor + 1, h, w, c]);
+    return factor === 1 || !atBeginning()
+      ? x
+      : tf.slice(x, [0, factor - 1, 0, 0, 0], [b, t - factor + 1, h, w, c]);
   };
 }
 
@@ -230,29 +264,31 @@ export interface ResampleOptions extends CnnLayerOptions {
 
 /** Down-sampling by a strided 3×3×3 convolution (side 4 where the stride is 4: no pixel is skipped). */
 export function stridedConv(scope: Scope, options: ResampleOptions): Layer {
-  const { inputs, outputs, causal, block } = options;
+  const { inputs, outputs, causal, block, frames = 3, border = "zero" } = options;
   const [t, h, w] = block;
-  const kernel = [Math.max(3, t), Math.max(3, h), Math.max(3, w)] as const;
+  const kernel = [Math.max(frames, t), Math.max(3, h), Math.max(3, w)] as const;
   const padding = causal ? "causal" : "same";
-  return conv(scope, { inputs, outputs, kernel, strides: block, padding });
+  return conv(scope, { inputs, outputs, kernel, strides: block, padding, border });
 }
 
 /** Up-sampling by repetition, then a 3×3×3 convolution. */
 export function nearestConv(scope: Scope, options: ResampleOptions): Layer {
-  const { inputs, outputs, causal, block } = options;
+  const { inputs, outputs, causal, block, frames = 3, border = "zero" } = options;
+  const padding = causal ? "causal" : "same";
   return sequence([
     nearestUpsample(block),
     dropLeadingFrames(causal ? block[0] : 1),
-    conv(scope, { inputs, outputs, padding: causal ? "causal" : "same" }),
+    conv(scope, { inputs, outputs, kernel: [frames, 3, 3], padding, border }),
   ]);
 }
 
 /** Up-sampling by a 3×3×3 convolution to t·h·w times the channels, then depth to space. */
 export function depthToSpaceConv(scope: Scope, options: ResampleOptions): Layer {
-  const { inputs, outputs, causal, block } = options;
+  const { inputs, outputs, causal, block, frames = 3, border = "zero" } = options;
   const padding = causal ? "causal" : "same";
+  const kernel = [frames, 3, 3] as const;
   return sequence([
-    conv(scope, { inputs, outputs: outputs * sizeOf(block), padding }),
+    conv(scope, { inputs, outputs: outputs * sizeOf(block), kernel, padding, border }),
     (x) => depthToSpace3d(x, block),
     dropLeadingFrames(causal ? block[0] : 1),
   ]);

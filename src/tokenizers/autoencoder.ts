@@ -5,6 +5,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { type Static, type TObject, Type } from "../config/schema.ts";
+import type { Layer } from "../models/layers.ts";
 import type { Scope } from "../models/scope.ts";
 import {
   checkCnn,
@@ -15,13 +16,14 @@ import {
   latentGrid,
   type Problem,
 } from "./cnn.ts";
+import { initSchema } from "./inflation.ts";
 import type { QuantizerConfig } from "./quantizers/registry.ts";
 import { checkPyramid } from "./quantizers/spae.ts";
 import { buildQuantizer } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 
-/** The config keys of the reconstruction loss. */
-export function lossProperties(defaults: { readonly l2_weight: number }) {
+/** The config keys of the training that all tokenizers share. */
+export function trainingProperties(defaults: { readonly l2_weight: number }) {
   return {
     l1_weight: Type.Number({
       minimum: 0,
@@ -33,14 +35,22 @@ export function lossProperties(defaults: { readonly l2_weight: number }) {
       default: defaults.l2_weight,
       description: "Weight of the mean squared pixel error, pixels in [0, 1].",
     }),
+    image_share: Type.Number({
+      minimum: 0,
+      maximum: 1,
+      default: 0,
+      description:
+        "Share of the training steps whose batch are single frames, evenly spread: joint training on images and clips. Needs a tokenizer that takes clips of one frame.",
+    }),
+    init: Type.Optional(initSchema),
   };
 }
 
-export type LossConfig = Static<TObject<ReturnType<typeof lossProperties>>>;
+export type TrainingConfig = Static<TObject<ReturnType<typeof trainingProperties>>>;
 
 /** Everything a config of the family consists of. */
 export type AutoencoderConfig = CnnConfig &
-  LossConfig & { readonly type: string; readonly quantizer: QuantizerConfig };
+  TrainingConfig & { readonly type: string; readonly quantizer: QuantizerConfig };
 
 /** Mistakes that show only against other keys or the clips' shape. */
 export function checkAutoencoder(
@@ -49,7 +59,19 @@ export function checkAutoencoder(
   causal: boolean,
 ): Problem[] {
   const problems = checkCnn(config, clip, causal);
-  const { quantizer } = config;
+  const fits = problems.length === 0;
+  return [
+    ...problems,
+    ...checkQuantizer(config.quantizer, fits ? latentGrid(config, clip, causal) : undefined),
+  ];
+}
+
+/** Mistakes of a quantizer's config; against the latent grid as well where that is known. */
+export function checkQuantizer(
+  quantizer: QuantizerConfig,
+  latents: readonly [number, number, number] | undefined,
+): Problem[] {
+  const problems: Problem[] = [];
   if (quantizer.type === "vq" && quantizer.width % quantizer.groups !== 0) {
     problems.push({
       path: "quantizer.groups",
@@ -57,38 +79,60 @@ export function checkAutoencoder(
       hint: "make quantizer.width a multiple of quantizer.groups",
     });
   }
-  if (quantizer.type === "spae" && problems.length === 0) {
-    const message = checkPyramid(quantizer, latentGrid(config, clip, causal));
-    if (message !== undefined) {
-      problems.push({
-        path: "quantizer.strides",
-        message,
-        hint: "use strides that divide the latent grid, and square clips",
-      });
-    }
+  const pyramid = quantizer.type === "spae" && latents && checkPyramid(quantizer, latents);
+  if (pyramid) {
+    problems.push({
+      path: "quantizer.strides",
+      message: pyramid,
+      hint: "use strides that divide the latent grid, and square clips",
+    });
   }
   return problems;
 }
 
-/** Puts a tokenizer together; its variables go to `scope`. The config must pass `checkAutoencoder`. */
+/** Puts a tokenizer of the CNN family together. The config must pass `checkAutoencoder`. */
 export function autoencoder(
   config: AutoencoderConfig,
   style: Omit<CnnStyle, "preNorm">,
   clip: ClipShape,
   scope: Scope,
 ): Tokenizer {
+  return assembleTokenizer(config, clip, scope, {
+    causal: style.causal,
+    latents: latentGrid(config, clip, style.causal),
+    encoder: (at, width, preNorm) => encoder(at, config, { ...style, preNorm }, width),
+    decoder: (at, width) => decoder(at, config, { ...style, preNorm: false }, width),
+  });
+}
+
+/** The networks around a quantizer. */
+export interface Parts {
+  readonly causal: boolean;
+  /** The latent grid (t, h, w) of a clip. */
+  readonly latents: readonly [number, number, number];
+  /** Pixels [B, T, H, W, 3] to latents [B, t, h, w, width]. */
+  encoder(scope: Scope, width: number, preNorm: boolean): Layer;
+  /** Latents [B, t, h, w, width] to pixels. */
+  decoder(scope: Scope, width: number): Layer;
+}
+
+/** Puts encoder, quantizer and decoder together; their variables go to `scope`. */
+export function assembleTokenizer(
+  config: TrainingConfig & { readonly type: string; readonly quantizer: QuantizerConfig },
+  clip: ClipShape,
+  scope: Scope,
+  { causal, latents, ...parts }: Parts,
+): Tokenizer {
   const quantizer = buildQuantizer(config.quantizer, scope.child("quantizer"));
-  const parts = { ...style, preNorm: quantizer.preNorm };
-  const encode = encoder(scope.child("encoder"), config, parts, quantizer.latentWidth);
-  const decodeLatents = decoder(scope.child("decoder"), config, parts, quantizer.width);
-  const latents = latentGrid(config, clip, style.causal);
+  const encode = parts.encoder(scope.child("encoder"), quantizer.latentWidth, quantizer.preNorm);
+  const decodeLatents = parts.decoder(scope.child("decoder"), quantizer.width);
   const decode = (codes: tf.Tensor5D): tf.Tensor5D =>
     decodeLatents(quantizer.assemble ? quantizer.assemble(codes) : codes);
   return {
     type: config.type,
     scope,
     clip,
-    causal: style.causal,
+    causal,
     modality: "video",
     continuous: quantizer.type === "none",
     grid: quantizer.tokenGrid?.(latents) ?? latents,

@@ -21,7 +21,10 @@ import {
   sequence,
   stridedConv,
 } from "../models/layers.ts";
+import { framesBefore } from "../models/borders.ts";
+import { blurPool } from "../models/blur-pool.ts";
 import type { Scope } from "../models/scope.ts";
+import { atBeginning, leadFrames } from "../models/streaming.ts";
 import { type Block, depthToSpace3d, spaceToDepth3d } from "../runtime/ops.ts";
 import type { ClipShape } from "./tokenizer.ts";
 
@@ -30,7 +33,12 @@ interface CnnDefaults {
   readonly base_channels: number;
   readonly blocks: number;
   readonly temporal_strides: number[];
+  readonly down: Down;
+  readonly up: Up;
 }
+
+type Down = "average-pool" | "strided-conv" | "blur-pool";
+type Up = "nearest-conv" | "depth-to-space";
 
 /** The config keys of the network, the same for all tokenizers of this family. */
 export function cnnProperties(defaults: CnnDefaults) {
@@ -66,6 +74,27 @@ export function cnnProperties(defaults: CnnDefaults) {
       description:
         "Frames folded into channels along with patch_size. Causal tokenizers repeat the first frame in front, so that it fills a patch by itself.",
     }),
+    down: Type.Union(
+      [Type.Literal("average-pool"), Type.Literal("strided-conv"), Type.Literal("blur-pool")],
+      {
+        default: defaults.down,
+        description:
+          "How the encoder down-samples: means (MAGVIT), strided convolutions (MAGVIT-v2), or a convolution and a low-pass filter of taps 1 3 3 1.",
+      },
+    ),
+    up: Type.Union([Type.Literal("nearest-conv"), Type.Literal("depth-to-space")], {
+      default: defaults.up,
+      description:
+        "How the decoder up-samples: repetition and a convolution (MAGVIT), or a convolution to more channels that become positions (MAGVIT-v2).",
+    }),
+    padding: Type.Union(
+      [Type.Literal("zero"), Type.Literal("reflect"), Type.Literal("replicate")],
+      {
+        default: "zero",
+        description:
+          "What convolutions see beyond the border. The time of causal networks is continued by copies of the first frame under reflect and replicate.",
+      },
+    ),
     output_norm: Type.Boolean({
       default: true,
       description:
@@ -97,8 +126,10 @@ export type CnnConfig = Static<TObject<ReturnType<typeof cnnProperties>>>;
 export interface CnnStyle {
   /** Causal in time, clips of 1 + s·t frames; otherwise clips of s·t frames. */
   readonly causal: boolean;
-  readonly down: "average-pool" | "strided-conv";
-  readonly up: "nearest-conv" | "depth-to-space";
+  /** Norms of single frames, so that none sees another; causal networks have them. */
+  readonly perFrame: boolean;
+  /** Frames that convolutions see: 3, or 1 for networks of single frames. */
+  readonly frames: number;
   /** Adaptive group norm before the residual blocks of each decoder level. */
   readonly adaptiveNorm: boolean;
   /** Group norm without scale and shift before the projection to codes. */
@@ -175,35 +206,35 @@ export function checkCnn(config: CnnConfig, clip: ClipShape, causal: boolean): P
 }
 
 /** The sides of a patch, and the convolution that embeds one: the papers' 3×3×3 for single pixels. */
-function patching(config: CnnConfig) {
+function patching(config: CnnConfig, seen: number) {
   const { patch_size: side, temporal_patch_size: frames } = config;
   const block: Block = [frames, side, side];
-  const kernel: Block = product(block) > 1 ? [1, 1, 1] : [3, 3, 3];
+  const kernel: Block = product(block) > 1 ? [1, 1, 1] : [seen, 3, 3];
   return { block, kernel, channels: 3 * product(block) };
 }
 
 /** Pixels to patches: [B, T, H, W, 3] to [B, T', H', W', 3·t·h·w]. */
-function fold(x: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
+export function fold(x: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
   if (product(block) === 1) {
     return x;
   }
   const [b, , h, w, c] = x.shape;
   const first = tf.slice(x, 0, [b, 1, h, w, c]);
-  const lead = causal ? Array.from({ length: block[0] - 1 }, () => first) : [];
+  const lead = causal && atBeginning() ? Array.from({ length: block[0] - 1 }, () => first) : [];
   return spaceToDepth3d(lead.length > 0 ? tf.concat([...lead, x], 1) : x, block);
 }
 
 /** The inverse of `fold`. */
-function unfold(y: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
+export function unfold(y: tf.Tensor5D, block: Block, causal: boolean): tf.Tensor5D {
   const pixels = product(block) > 1 ? depthToSpace3d(y, block) : y;
   return dropLeadingFrames(causal ? block[0] : 1)(pixels);
 }
 
 /** The encoder: pixels [B, T, H, W, 3] to latents [B, t, h, w, width]. */
 export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width: number): Layer {
-  const { causal } = style;
-  const { norm_groups: groups } = config;
-  const patch = patching(config);
+  const { causal, perFrame, frames } = style;
+  const { norm_groups: groups, padding: border } = config;
+  const patch = patching(config, frames);
   const padding = causal ? "causal" : "same";
   const strides = blocksOf(config);
   const channelsOf = config.channel_multipliers.map((m) => m * config.base_channels);
@@ -214,12 +245,13 @@ export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
       kernel: patch.kernel,
       outputs: channels,
       padding,
+      border,
       bias: false,
     }),
   ];
   const addBlocks = (at: Scope, count: number, outputs: number): void => {
     for (let i = 0; i < count; i++) {
-      const options = { inputs: channels, outputs, causal, groups };
+      const options = { inputs: channels, outputs, causal, groups, perFrame, frames, border };
       layers.push(residualBlock(at.child(`block${i}`), options));
       channels = outputs;
     }
@@ -229,16 +261,28 @@ export function encoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
     addBlocks(at, config.blocks, outputs);
     const block = strides[level];
     if (block && product(block) > 1) {
-      if (style.down === "average-pool") {
+      const options = { inputs: channels, outputs: channels, causal, block, frames, border };
+      if (config.down === "average-pool") {
+        if (causal && block[0] > 1) {
+          // A mean ends at its frame; copies of the first frame stand before the clip.
+          const copies = (x: tf.Tensor5D) => (n: number) => framesBefore(x, n, "replicate");
+          layers.push((x) => leadFrames(x, block[0], block[0], copies(x)));
+        }
         layers.push(averagePool(block));
-      } else {
-        const options = { inputs: channels, outputs: channels, causal, block };
+      } else if (config.down === "strided-conv") {
         layers.push(stridedConv(at.child("down"), options));
+      } else {
+        const { block: _, ...whole } = options;
+        const kernel = [frames, 3, 3] as const;
+        layers.push(
+          conv(at.child("down"), { ...whole, kernel, padding }),
+          blurPool({ block, causal, border }),
+        );
       }
     }
   });
   addBlocks(scope.child("bottleneck"), config.bottleneck_blocks, channelsOf.at(-1)!);
-  const norm = { channels, groups, perFrame: causal };
+  const norm = { channels, groups, perFrame };
   if (config.output_norm) {
     layers.push(groupNorm(scope.child("norm"), { ...norm, activation: "silu" }));
   }
@@ -265,11 +309,12 @@ function adaptiveNorm(
     readonly width: number;
     readonly groups: number;
     readonly causal: boolean;
+    readonly perFrame: boolean;
     readonly times: number;
   },
 ): (x: tf.Tensor5D, codes: tf.Tensor5D) => tf.Tensor5D {
-  const { channels, width, groups, causal, times } = options;
-  const norm = groupNorm(scope, { channels, groups, perFrame: causal, affine: false });
+  const { channels, width, groups, causal, perFrame, times } = options;
+  const norm = groupNorm(scope, { channels, groups, perFrame, affine: false });
   const toScale = dense(scope.child("scale"), { inputs: width, outputs: channels });
   const toShift = dense(scope.child("shift"), { inputs: width, outputs: channels });
   const spread = sequence([nearestUpsample([times, 1, 1]), dropLeadingFrames(causal ? times : 1)]);
@@ -284,20 +329,26 @@ function adaptiveNorm(
 
 /** The decoder: codes [B, t, h, w, width] to pixels [B, T, H, W, 3], not clipped. */
 export function decoder(scope: Scope, config: CnnConfig, style: CnnStyle, width: number): Layer {
-  const { causal } = style;
-  const { norm_groups: groups } = config;
-  const patch = patching(config);
+  const { causal, perFrame, frames } = style;
+  const { norm_groups: groups, padding: border } = config;
+  const patch = patching(config, frames);
   const padding = causal ? "causal" : "same";
   const strides = blocksOf(config);
   const channelsOf = config.channel_multipliers.map((m) => m * config.base_channels);
   let channels = channelsOf.at(-1)!;
   let times = 1;
   const layers: ((x: tf.Tensor5D, codes: tf.Tensor5D) => tf.Tensor5D)[] = [
-    conv(scope.child("stem"), { inputs: width, outputs: channels, padding }),
+    conv(scope.child("stem"), {
+      inputs: width,
+      outputs: channels,
+      kernel: [frames, 3, 3],
+      padding,
+      border,
+    }),
   ];
   const addBlocks = (at: Scope, count: number, outputs: number): void => {
     for (let i = 0; i < count; i++) {
-      const options = { inputs: channels, outputs, causal, groups };
+      const options = { inputs: channels, outputs, causal, groups, perFrame, frames, border };
       layers.push(residualBlock(at.child(`block${i}`), options));
       channels = outputs;
     }
@@ -306,23 +357,24 @@ export function decoder(scope: Scope, config: CnnConfig, style: CnnStyle, width:
   for (let level = channelsOf.length - 1; level >= 0; level--) {
     const at = scope.child(`level${level}`);
     if (style.adaptiveNorm) {
-      const options = { channels, width, groups, causal, times };
+      const options = { channels, width, groups, causal, perFrame, times };
       layers.push(adaptiveNorm(at.child("adaptive"), options));
     }
     addBlocks(at, config.blocks, channelsOf[level]!);
     const block = strides[level - 1];
     if (block && product(block) > 1) {
-      const upsample = style.up === "nearest-conv" ? nearestConv : depthToSpaceConv;
-      layers.push(upsample(at.child("up"), { inputs: channels, outputs: channels, causal, block }));
+      const upsample = config.up === "nearest-conv" ? nearestConv : depthToSpaceConv;
+      const options = { inputs: channels, outputs: channels, causal, block, frames, border };
+      layers.push(upsample(at.child("up"), options));
       times *= block[0];
     }
   }
   if (config.output_norm) {
-    const norm = { channels, groups, perFrame: causal, activation: "silu" } as const;
+    const norm = { channels, groups, perFrame, activation: "silu" } as const;
     layers.push(groupNorm(scope.child("norm"), norm));
   }
   const { kernel, channels: outputs } = patch;
-  layers.push(conv(scope.child("head"), { inputs: channels, outputs, kernel, padding }));
+  layers.push(conv(scope.child("head"), { inputs: channels, outputs, kernel, padding, border }));
   return (codes) => {
     const y = layers.reduce((value, layer) => layer(value, codes), codes);
     return unfold(y, patch.block, causal);

@@ -9,7 +9,7 @@
 
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
-import { autoencoder, checkAutoencoder, lossProperties } from "./autoencoder.ts";
+import { autoencoder, checkAutoencoder, trainingProperties } from "./autoencoder.ts";
 import { cnnProperties, type Problem } from "./cnn.ts";
 import { quantizerSchema } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
@@ -17,9 +17,20 @@ import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 export const schema = closed(
   {
     type: Type.Literal("magvit"),
-    ...cnnProperties({ base_channels: 64, blocks: 2, temporal_strides: [2, 2, 1] }),
+    ...cnnProperties({
+      base_channels: 64,
+      blocks: 2,
+      temporal_strides: [2, 2, 1],
+      down: "average-pool",
+      up: "nearest-conv",
+    }),
+    norm_scope: Type.Union([Type.Literal("clip"), Type.Literal("frame")], {
+      default: "clip",
+      description:
+        "What group norms take their statistics of: the whole clip (MAGVIT), or each frame by itself, which an inflated image tokenizer needs to compute what it was trained for.",
+    }),
     quantizer: quantizerSchema,
-    ...lossProperties({ l2_weight: 1 }),
+    ...trainingProperties({ l2_weight: 1 }),
   },
   { description: "MAGVIT: non-causal 3D CNN, average pooling, nearest-neighbour up-sampling." },
 );
@@ -35,7 +46,7 @@ export function check(config: MagvitConfig, clip: ClipShape): Problem[] {
 export function build(config: MagvitConfig, clip: ClipShape, scope: Scope): Tokenizer {
   return autoencoder(
     config,
-    { causal: false, down: "average-pool", up: "nearest-conv", adaptiveNorm: false },
+    { causal: false, perFrame: config.norm_scope === "frame", frames: 3, adaptiveNorm: false },
     clip,
     scope,
   );

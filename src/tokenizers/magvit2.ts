@@ -10,7 +10,7 @@
 
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
-import { autoencoder, checkAutoencoder, lossProperties } from "./autoencoder.ts";
+import { autoencoder, checkAutoencoder, trainingProperties } from "./autoencoder.ts";
 import { cnnProperties, type Problem } from "./cnn.ts";
 import { quantizerSchema } from "./quantizers/registry.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
@@ -18,14 +18,20 @@ import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 export const schema = closed(
   {
     type: Type.Literal("magvit2"),
-    ...cnnProperties({ base_channels: 128, blocks: 4, temporal_strides: [1, 2, 2] }),
+    ...cnnProperties({
+      base_channels: 128,
+      blocks: 4,
+      temporal_strides: [1, 2, 2],
+      down: "strided-conv",
+      up: "depth-to-space",
+    }),
     adaptive_norm: Type.Boolean({
       default: true,
       description:
         "Adaptive group norm before the residual blocks of each decoder level, steered by the codes.",
     }),
     quantizer: quantizerSchema,
-    ...lossProperties({ l2_weight: 5 }),
+    ...trainingProperties({ l2_weight: 5 }),
   },
   { description: "MAGVIT-v2: causal 3D CNN, strided convolutions, depth-to-space up-sampling." },
 );
@@ -41,12 +47,7 @@ export function check(config: Magvit2Config, clip: ClipShape): Problem[] {
 export function build(config: Magvit2Config, clip: ClipShape, scope: Scope): Tokenizer {
   return autoencoder(
     config,
-    {
-      causal: true,
-      down: "strided-conv",
-      up: "depth-to-space",
-      adaptiveNorm: config.adaptive_norm,
-    },
+    { causal: true, perFrame: true, frames: 3, adaptiveNorm: config.adaptive_norm },
     clip,
     scope,
   );

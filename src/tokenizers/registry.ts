@@ -4,13 +4,16 @@ import { UserError } from "../config/errors.ts";
 import { component, type Static } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
 import type { Problem } from "./cnn.ts";
+import * as cvivit from "./cvivit.ts";
 import * as magvit from "./magvit.ts";
 import * as magvit2 from "./magvit2.ts";
+import * as patches from "./patches.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
+import * as vqgan from "./vqgan.ts";
 
 export type { Problem } from "./cnn.ts";
 
-export const tokenizers = { magvit, magvit2 } as const;
+export const tokenizers = { magvit, magvit2, vqgan, cvivit, patches } as const;
 
 export const tokenizerSchema = component(
   "tokenizers",
@@ -22,7 +25,18 @@ export type TokenizerConfig = Static<typeof tokenizerSchema>;
 
 /** Everything about a valid config that does not fit together or does not fit the clips. */
 export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Problem[] {
-  return config.type === "magvit" ? magvit.check(config, clip) : magvit2.check(config, clip);
+  switch (config.type) {
+    case "magvit":
+      return magvit.check(config, clip);
+    case "magvit2":
+      return magvit2.check(config, clip);
+    case "vqgan":
+      return vqgan.check(config, clip);
+    case "cvivit":
+      return cvivit.check(config, clip);
+    case "patches":
+      return patches.check(config, clip);
+  }
 }
 
 /**
@@ -37,7 +51,16 @@ export function buildTokenizer(config: TokenizerConfig, clip: ClipShape, scope: 
       problems.map(({ hint }) => hint).join("\n"),
     );
   }
-  return config.type === "magvit"
-    ? magvit.build(config, clip, scope)
-    : magvit2.build(config, clip, scope);
+  switch (config.type) {
+    case "magvit":
+      return magvit.build(config, clip, scope);
+    case "magvit2":
+      return magvit2.build(config, clip, scope);
+    case "vqgan":
+      return vqgan.build(config, clip, scope);
+    case "cvivit":
+      return cvivit.build(config, clip, scope);
+    case "patches":
+      return patches.build(config, clip, scope);
+  }
 }

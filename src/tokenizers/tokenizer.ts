@@ -41,6 +41,8 @@ export interface Tokenizer {
   readonly clip: ClipShape;
   /** Whether no token depends on later frames, the first latent frame on the first frame alone. */
   readonly causal: boolean;
+  /** False where a causal tokenizer cannot work piece by piece in bounded memory. */
+  readonly streams?: boolean;
   /** What it reads: RGB clips, or waveforms as clips of one channel, [B, samples, 1, 1, 1]. */
   readonly modality: "video" | "audio";
   /** Whether its codes are continuous: ids carry nothing, only codes can be learned from. */

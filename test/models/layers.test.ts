@@ -28,6 +28,8 @@ interface LayersGolden {
     zero_stride_2_1_1: number[];
     zero_stride_2_1_1_shape: number[];
     noncausal_same: number[];
+    replicate: number[];
+    replicate_sum: number;
   };
   tf_same_padding: {
     n: number;
@@ -96,6 +98,21 @@ describe("conv", () => {
     const y = toFirst(build({ padding: "causal" })(input()));
     expect(worstError(y, g.conv3d_causal.zero_pad)).toBeLessThan(1e-5);
     expect(tf.sum(y).dataSync()[0]).toBeCloseTo(g.conv3d_causal.zero_pad_sum, 3);
+  });
+
+  it("matches PyTorch with copies of the first frame in front", () => {
+    // The golden repeats frames in time and has zeros in space.
+    const x = input();
+    const first = tf.slice(x, 0, [2, 1, 4, 5, 6]);
+    const long = tf.concat([first, first, x], 1) as tf.Tensor5D;
+    const whole = build({ padding: "causal" })(long);
+    const y = toFirst(tf.slice(whole, [0, 2, 0, 0, 0], [2, 3, 4, 5, 4]));
+    expect(worstError(y, g.conv3d_causal.replicate)).toBeLessThan(1e-5);
+    expect(tf.sum(y).dataSync()[0]).toBeCloseTo(g.conv3d_causal.replicate_sum, 3);
+    // Inside, where no border of space is seen, border: "replicate" is the same.
+    const own = toFirst(build({ padding: "causal", border: "replicate" })(x));
+    const inside = (z: tf.Tensor5D) => tf.slice(z, [0, 0, 0, 1, 1], [2, 4, 3, 2, 3]).dataSync();
+    expect(worstError(inside(own), inside(y))).toBeLessThan(1e-5);
   });
 
   it("matches PyTorch with a causal temporal stride", () => {

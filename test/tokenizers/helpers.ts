@@ -75,6 +75,7 @@ export const vqConfig: VqConfig = {
 };
 
 const network = {
+  padding: "zero" as const,
   base_channels: 4,
   channel_multipliers: [1, 2],
   spatial_strides: [2],
@@ -87,18 +88,28 @@ const network = {
   norm_groups: 2,
   l1_weight: 0,
   l2_weight: 1,
+  image_share: 0,
 };
 
 /** A tiny MAGVIT-v2: 1 + 2t frames, latents at a quarter of the side. */
 export const magvit2Config: Magvit2Config = {
   type: "magvit2",
   adaptive_norm: true,
+  down: "strided-conv",
+  up: "depth-to-space",
   quantizer: { ...lfqConfig, bits: 6, factor_bits: 4 },
   ...network,
 };
 
 /** A tiny MAGVIT: 2t frames, latents at a quarter of the side. */
-export const magvitConfig: MagvitConfig = { type: "magvit", quantizer: vqConfig, ...network };
+export const magvitConfig: MagvitConfig = {
+  type: "magvit",
+  norm_scope: "clip",
+  down: "average-pool",
+  up: "nearest-conv",
+  quantizer: vqConfig,
+  ...network,
+};
 
 /** A deterministic clip batch in [-1, 1]. */
 export function clips(shape: [number, number, number, number, number], seed = 1): tf.Tensor5D {

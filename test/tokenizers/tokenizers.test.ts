@@ -253,6 +253,11 @@ describe("configs/tokenizers", () => {
     expect(worstError([count("magvit2-b", clip)], [56.4])).toBeLessThan(0.2);
   });
 
+  it("has the published size of MAGVIT's 2D baseline: 53 M", () => {
+    const clip = { frames: 16, height: 128, width: 128 };
+    expect(worstError([count("vqgan-2d", clip)], [53])).toBeLessThan(0.05 * 53);
+  });
+
   it("has small ones that fit small clips", () => {
     expect(count("magvit-small", { frames: 16, height: 32, width: 32 })).toBeLessThan(2);
     expect(count("magvit2-small", { frames: 17, height: 32, width: 32 })).toBeLessThan(2);
