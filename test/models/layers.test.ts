@@ -82,7 +82,11 @@ describe("groupNorm", () => {
 });
 
 describe("conv", () => {
-  const build = (options: { padding: "same" | "causal"; strides?: [number, number, number] }) => {
+  const build = (options: {
+    padding: "same" | "causal";
+    border?: "replicate";
+    strides?: [number, number, number];
+  }) => {
     const scope = Scope.root(0);
     const layer = conv(scope, { inputs: 6, outputs: 4, ...options });
     const kernel = tf.tensor(
