@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addCompare } from "./compare.ts";
+import { addCompress } from "./compress.ts";
 import { addDiff } from "./diff.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
@@ -44,6 +45,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addCompare,
     addEval,
     addGenerate,
+    addCompress,
     addReport,
     addShow,
     addDiff,

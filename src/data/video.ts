@@ -58,6 +58,19 @@ export async function writeLossless(
   });
 }
 
+/** Write a clip as raw 4:2:0 video in Y4M (BT.601, limited range), which codec tools read. */
+export async function writeY4m(path: string, clip: Frames, fps: number): Promise<void> {
+  const av = await loadAv();
+  encode(av, path, "yuv4mpegpipe", padEven(clip), fps, undefined, {
+    codec: "rawvideo",
+    format: av.c.AV_PIX_FMT_YUV420P,
+    options: {},
+    soundCodec: "pcm_s16le",
+    soundFormat: av.c.AV_SAMPLE_FMT_S16,
+    muxer: {},
+  });
+}
+
 /** Write a clip as an endless GIF (256 colours; needs no FFmpeg). */
 export async function writeGif(path: string, clip: Frames, fps: number): Promise<void> {
   writeFileAtomic(path, await encodeGif(clip, fps));
@@ -99,7 +112,7 @@ function padEven(clip: Frames): Frames {
 }
 
 interface Encoding {
-  readonly codec: "libx264" | "ffv1";
+  readonly codec: "libx264" | "ffv1" | "rawvideo";
   readonly format: number;
   readonly options: { readonly [name: string]: string | number };
   readonly soundCodec: "aac" | "pcm_s16le";
@@ -111,7 +124,7 @@ interface Encoding {
 function encode(
   av: Av,
   path: string,
-  container: "mp4" | "matroska",
+  container: "mp4" | "matroska" | "yuv4mpegpipe",
   clip: Frames,
   fps: number,
   sound: Sound | undefined,
