@@ -22,6 +22,15 @@ const spread = "standard error over clips";
 const psnrChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap, spread } as const;
 const ssimChoices = { range: "0..255", spread } as const;
 
+const bitstreamChoices = {
+  file: "one file of all clips, decoded again and compared",
+  pixels: "original T x H x W",
+} as const;
+const anchorChoices = {
+  stream: "one raw elementary stream of all clips, no container, no encoder's settings in it",
+  colour: "RGB to 4:2:0 BT.601 limited by swscale bicubic, and back",
+} as const;
+
 export const protocols = {
   "psnr:per-frame": {
     measures: "PSNR of each frame, averaged over frames, then over clips (MAGVIT, VidTok).",
@@ -107,6 +116,43 @@ export const protocols = {
     fixed: {
       code: "causal transformer given the label, plus log2 classes a clip",
       pixels: "original T x H x W",
+    },
+  },
+  "bitstream:uniform": {
+    measures: "Size of a real file with log2 K bits a token, header and checksums included.",
+    fixed: { code: "uniform", ...bitstreamChoices },
+  },
+  "bitstream:static": {
+    measures: "Size of a real file whose token frequencies stand in front (rANS).",
+    fixed: { code: "static", ...bitstreamChoices },
+  },
+  "bitstream:adaptive": {
+    measures: "Size of a real file whose token frequencies are learned on the way.",
+    fixed: { code: "adaptive", ...bitstreamChoices },
+  },
+  "bitstream:prior": {
+    measures:
+      "Size of a real file coded under the run's own transformer without a label, mixed with frequencies and repetitions learned on the way. The networks are not counted: both sides have them.",
+    fixed: {
+      code: "transformer, halved logits, order-0 counts, repetition; fixed share 0.003",
+      ...bitstreamChoices,
+    },
+  },
+  "rd:rate-at-psnr": {
+    measures:
+      "Percent of rate that our smallest file needs more than a video codec's curve at equal PSNR; negative is better. One point against a curve, not a Bjøntegaard delta.",
+    fixed: {
+      psnr: "RGB, mean over frames",
+      curve: "PCHIP of log rate over PSNR",
+      ...anchorChoices,
+    },
+  },
+  "rd:psnr-at-rate": {
+    measures: "dB of PSNR that our smallest file is above a video codec's curve at equal rate.",
+    fixed: {
+      psnr: "RGB, mean over frames",
+      curve: "PCHIP of PSNR over log rate",
+      ...anchorChoices,
     },
   },
   "frechet:moving-shapes-v1": {

@@ -2,13 +2,14 @@
 
 import { component, type Static } from "../config/schema.ts";
 import * as codebook from "./codebook-suite.ts";
+import * as compression from "./compression-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as rate from "./rate-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
 import type { Suite } from "./suite.ts";
 
-export const suites = { reconstruction, codebook, rate, frechet, probe } as const;
+export const suites = { reconstruction, codebook, rate, compression, frechet, probe } as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
 
@@ -27,6 +28,8 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return codebook.build(config, name);
     case "rate":
       return rate.build(config, name);
+    case "compression":
+      return compression.build(config, name);
     case "frechet":
       return frechet.build(config, name);
     case "probe":

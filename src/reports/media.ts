@@ -56,6 +56,9 @@ export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): H
   const sections = groups.map(({ title, files }) => {
     const figures = files.flatMap((file) => {
       const type = shown[extname(file.path).toLowerCase()];
+      if (file.path.endsWith(".json")) {
+        return []; // data of a chart, not a picture
+      }
       if (type === undefined || file.bytes > left) {
         omitted.push(file);
         return [];

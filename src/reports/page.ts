@@ -4,6 +4,7 @@ import { formatNumber } from "./format.ts";
 import { type Html, html, raw } from "./html.ts";
 import { groupMedia, mediaHtml } from "./media.ts";
 import { type Curve, curveSvg, curvesOf, usageSvg } from "./plots.ts";
+import { rateDistortionHtml } from "./rate-distortion.ts";
 import type { JsonObject, RunRecord } from "./run-folder.ts";
 import { flatten, scoresHtml, tilesHtml } from "./scores.ts";
 import { css, script } from "./style.ts";
@@ -23,6 +24,7 @@ export async function runPage(run: RunRecord, usage: TokenUsage | undefined): Pr
         run.partial &&
         html`<p class="notice">The evaluation has not ended: these are the suites done so far.</p>`
       }${scoresHtml(run.scores)}<p class="small soft">Values are comparable only when their protocols' hashes are equal. Open a protocol to read every choice behind its number.</p></section>`,
+    await rateDistortionHtml(run.samples),
     run.samples.length > 0 &&
       html`<section><h2>Pictures and clips</h2>${mediaHtml(groupMedia(run.samples))}</section>`,
     curves.length > 0 && (await curvesHtml(curves)),

@@ -171,6 +171,64 @@ export async function usageSvg(
   );
 }
 
+/** A point of a rate-distortion chart. */
+export interface RatePlotPoint {
+  readonly series: string;
+  /** Bits a pixel, above 0. */
+  readonly rate: number;
+  readonly quality: number;
+  /** A point of the run's own, drawn as a mark; the others are joined to curves. */
+  readonly own: boolean;
+}
+
+/** Rate-distortion curves of codecs, and the run's own points among them. */
+export async function rateDistortionSvg(
+  points: readonly RatePlotPoint[],
+  id: string,
+  size: { readonly width: number; readonly height: number },
+): Promise<string> {
+  const x = {
+    field: "rate",
+    type: "quantitative",
+    title: "bits a pixel",
+    scale: { type: "log", nice: false },
+    axis: { tickCount: 6, format: "~g" },
+  };
+  const y = {
+    field: "quality",
+    type: "quantitative",
+    title: "PSNR, dB",
+    scale: { zero: false, nice: true },
+  };
+  const color = {
+    field: "series",
+    type: "nominal",
+    title: null,
+    scale: { scheme: "tableau10" },
+    legend: { orient: "bottom", columns: 3, labelColor: "var(--ink-soft)" },
+  };
+  return render(
+    {
+      width: size.width,
+      height: size.height,
+      data: { values: points as unknown as object[] },
+      encoding: { x, y, color },
+      layer: [
+        {
+          transform: [{ filter: "!datum.own" }],
+          mark: { type: "line", strokeWidth: 1.6, point: { size: 24 } },
+        },
+        {
+          transform: [{ filter: "datum.own" }],
+          mark: { type: "point", filled: true, size: 110, shape: "diamond" },
+        },
+      ],
+    } as TopLevelSpec,
+    id,
+    `PSNR over bits a pixel of ${new Set(points.map((point) => point.series)).size} series`,
+  );
+}
+
 /** Vega is heavy, so it is loaded with the first picture. */
 async function render(spec: TopLevelSpec, id: string, label: string): Promise<string> {
   const [vega, lite] = await Promise.all([import("vega"), import("vega-lite")]);

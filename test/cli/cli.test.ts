@@ -14,6 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { writeLossless } from "../../src/data/video.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
 const program = join(root, "dist/cli/main.js");
@@ -56,6 +57,8 @@ const tiny = [
   "trainer.transformer.validate_batches=2",
   "objective.sampling.steps=2",
   "evals.frechet=null",
+  "evals.compression.clips=4",
+  "evals.compression.codecs=[x264]",
   "evals.probe=null",
 ];
 
@@ -67,6 +70,7 @@ describe("help and faults", () => {
       "run",
       "eval",
       "generate",
+      "compress",
       "report",
       "show",
       "diff",
@@ -203,6 +207,35 @@ describe("a run", () => {
     const unknown = tessera("generate", folder(), "--label", "bonce");
     expect(unknown.status).toBe(2);
     expect(unknown.stderr).toContain("bounce");
+  });
+
+  it("codes a video, gives it back, and tells what a damaged file or another run is", async () => {
+    const [height, width] = [20, 28];
+    const data = Uint8Array.from({ length: 7 * height * width * 3 }, (_, i) => (i * 5) % 256);
+    const video = join(dir, "clip.mkv");
+    await writeLossless(video, { data, frames: 7, height, width }, 12.5);
+    const coded = join(dir, "clip.tsrv");
+    const made = tessera("compress", folder(), video, "--out", coded);
+    expect(made.stderr + made.stdout).toContain("verified");
+    expect(made.status).toBe(0);
+    expect(made.stdout).toMatch(/7 frames of 20x28/);
+    for (const code of ["uniform", "static", "adaptive", "prior"]) {
+      expect(made.stdout).toContain(code);
+    }
+    const back = tessera("decompress", folder(), coded, "--out", join(dir, "back.y4m"));
+    expect(back.stderr).not.toContain("rror");
+    expect(back.status).toBe(0);
+    expect(readFileSync(join(dir, "back.y4m")).toString("latin1")).toMatch(/^YUV4MPEG2 W28 H20/);
+    const bytes = readFileSync(coded);
+    bytes[20]! ^= 1;
+    writeFileSync(join(dir, "damaged.tsrv"), bytes);
+    const damaged = tessera("decompress", folder(), join(dir, "damaged.tsrv"));
+    expect(damaged.status).toBe(2);
+    expect(damaged.stderr).toContain("damaged");
+    const noVideo = tessera("compress", folder(), join(folder(), "config.json"));
+    expect(noVideo.status).toBe(2);
+    expect(noVideo.stderr).toContain("not a media file");
+    expect(tessera("decompress", folder(), coded, "--out", join(dir, "x.xyz")).status).toBe(2);
   });
 
   it("refuses a folder that is no run", () => {

@@ -100,7 +100,7 @@ export function readBitstream(bytes: Uint8Array, name: string): Bitstream {
   const fps = reader.float32();
   const idsChecksum = reader.uint32();
   const payload = reader.bytes(reader.number()).slice();
-  if (reader.left > 0 || frames < 1 || height < 1 || width < 1 || !(fps > 0)) {
+  if (reader.left > 0 || frames < 1 || height < 1 || width < 1 || !(fps >= 0.001)) {
     throw damaged(name, "has a header that cannot be");
   }
   return { code, tokenizer, ...prior, frames, height, width, fps, idsChecksum, payload };

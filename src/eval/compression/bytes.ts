@@ -92,7 +92,8 @@ export class ByteReader {
   }
 
   float32(): number {
-    return new DataView(this.bytes(4).slice().buffer).getFloat32(0, true);
+    const { buffer, byteOffset } = this.bytes(4);
+    return new DataView(buffer, byteOffset, 4).getFloat32(0, true);
   }
 }
 

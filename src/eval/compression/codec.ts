@@ -14,7 +14,7 @@ import type { Tokenizer } from "../../tokenizers/tokenizer.ts";
 import { toBytes } from "../clips.ts";
 import { tokenizerFunctions } from "../tokenize.ts";
 import { type Bitstream, idsChecksum } from "./bitstream.ts";
-import { cutSpan, joinSpan, tilingOf } from "./tiling.ts";
+import { cutSpan, joinSpan, type Tiling, tilingOf } from "./tiling.ts";
 import { type CodeContext, type CodeName, decodeTokens, encodeTokens } from "./token-codes.ts";
 
 /** The networks of a codec. */
@@ -124,7 +124,14 @@ export class TokenCodec {
       tokenizer: this.tokenizerHash,
       ...(code === "prior" && { prior: this.priorHash! }),
       idsChecksum: idsChecksum(ids),
-      payload: await encodeTokens(code, ids, this.#context(ids.length / this.#idsPerClip)),
+      payload: await encodeTokens(
+        code,
+        ids,
+        this.#context(
+          ids.length / this.#idsPerClip,
+          tilingOf(video, this.#networks.tokenizer.clip),
+        ),
+      ),
     };
   }
 
@@ -147,9 +154,9 @@ export class TokenCodec {
     if (code === "prior") {
       expect("transformer", stream.prior, this.priorHash);
     }
-    const { spans, rows, columns } = tilingOf({ frames, height, width }, this.#networks.tokenizer.clip); // biome-ignore format: one line
-    const clips = spans * rows * columns;
-    const ids = await decodeTokens(code, payload, clips, this.#context(clips));
+    const tiling = tilingOf({ frames, height, width }, this.#networks.tokenizer.clip);
+    const clips = tiling.spans * tiling.rows * tiling.columns;
+    const ids = await decodeTokens(code, payload, clips, this.#context(clips, tiling));
     if (idsChecksum(ids) !== stream.idsChecksum) {
       throw new UserError(
         "the tokens do not have the checksum that they were coded with",
@@ -191,13 +198,14 @@ export class TokenCodec {
     return grid[0] * grid[1] * grid[2] * factors.length;
   }
 
-  #context(clips: number): CodeContext {
+  #context(clips: number, { rows, columns }: Tiling): CodeContext {
     const { tokenizer, batch, onProgress } = this.#networks;
     const [t, h, w] = tokenizer.grid;
     const model = this.#prior;
     return {
       factors: tokenizer.factors,
       tokens: t * h * w,
+      period: rows * columns,
       ...(model && {
         prior: { model, batch, onProgress: (done) => onProgress?.("coded", done, clips) },
       }),

@@ -84,8 +84,11 @@ function stealFor(cumulative: Uint32Array, i: number): void {
 export function encodeRans(symbols: ArrayLike<number>, table: FrequencyTable): Uint8Array {
   const { bits, cumulative } = table;
   const size = cumulative.length - 1;
-  let bytes = new Uint8Array(symbols.length + 64);
-  let count = 0;
+  // A symbol gives at most two bytes; they are written from the end, as they are read from the front.
+  const bytes = new Uint8Array(symbols.length * 2 + 4);
+  let at = bytes.length;
+  const scale = 2 ** bits;
+  const step = (LOWER >>> bits) * 256;
   let x = LOWER;
   for (let i = symbols.length - 1; i >= 0; i--) {
     const symbol = symbols[i]!;
@@ -94,28 +97,19 @@ export function encodeRans(symbols: ArrayLike<number>, table: FrequencyTable): U
     }
     const start = cumulative[symbol]!;
     const frequency = cumulative[symbol + 1]! - start;
-    const limit = (LOWER >>> bits) * 256 * frequency;
-    if (count + 8 > bytes.length) {
-      const grown = new Uint8Array(bytes.length * 2);
-      grown.set(bytes);
-      bytes = grown;
-    }
+    const limit = step * frequency;
     while (x >= limit) {
-      bytes[count++] = x & 0xff;
+      bytes[--at] = x;
       x >>>= 8;
     }
-    const quotient = (x / frequency) | 0; // x < 2^31, so the division is exact enough
-    x = quotient * 2 ** bits + (x - quotient * frequency) + start;
+    const quotient = Math.floor(x / frequency); // x < 2^31: float64 divides exactly enough
+    x = quotient * scale + (x - quotient * frequency) + start;
   }
-  // The state goes in front, lowest byte first; the bytes follow in the order they are read back.
-  const out = new Uint8Array(count + 4);
-  for (let k = 0; k < 4; k++) {
-    out[k] = (x >>> (8 * k)) & 0xff;
+  // The state goes in front, lowest byte first.
+  for (let k = 3; k >= 0; k--) {
+    bytes[--at] = x >>> (8 * k);
   }
-  for (let k = 0; k < count; k++) {
-    out[4 + k] = bytes[count - 1 - k]!;
-  }
-  return out;
+  return bytes.slice(at);
 }
 
 /**

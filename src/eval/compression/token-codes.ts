@@ -5,13 +5,15 @@
  * - `uniform`: log2 K bits a token, whatever they are; the fixed-length code of a vocabulary of any size.
  * - `static`: frequencies are counted first and written in front (rANS). Good for many tokens.
  * - `adaptive`: frequencies are learned on the way on both sides; nothing is written in front.
- * - `prior`: each token under the trained transformer's probabilities, given what came before.
+ * - `prior`: each token under the trained transformer's probabilities given what came before, mixed
+ *   with what was learned on the way (mixing.ts).
  */
 
 import type { TokenPrior } from "../../objectives/prior.ts";
 import { AdaptiveModel, maxAlphabet } from "./adaptive.ts";
 import { ArithmeticDecoder, ArithmeticEncoder, maxTotal } from "./arithmetic.ts";
 import { ByteReader, ByteWriter, damaged } from "./bytes.ts";
+import { ExpertMixture } from "./mixing.ts";
 import { decodeRans, encodeRans, type FrequencyTable, quantizePmf } from "./rans.ts";
 
 export const codeNames = ["uniform", "static", "adaptive", "prior"] as const;
@@ -23,6 +25,8 @@ export interface CodeContext {
   readonly factors: readonly number[];
   /** Tokens N of one clip. */
   readonly tokens: number;
+  /** Clips of one span of frames; the clip that many earlier shows the same place. Default 1. */
+  readonly period?: number;
   /** For `prior`: the model, how many clips it takes at once, and one label a clip (-1: none). */
   readonly prior?: {
     readonly model: TokenPrior;
@@ -254,43 +258,12 @@ function decodeColumn(reader: ByteReader, count: number, alphabet: number): Int3
 }
 
 /**
- * Integer frequencies of a softmax, each at least 1, that sum to `maxTotal`. float64 arithmetic on the
- * host, so that equal logits give equal tables anywhere.
- * @param frequencies V values to fill
- */
-export function softmaxFrequencies(logits: Float32Array, frequencies: Float64Array): void {
-  let top = Number.NEGATIVE_INFINITY;
-  let best = 0;
-  for (let i = 0; i < logits.length; i++) {
-    if (logits[i]! > top) {
-      top = logits[i]!;
-      best = i;
-    }
-  }
-  if (!Number.isFinite(top)) {
-    throw new Error("the prior's logits are not finite");
-  }
-  let sum = 0;
-  for (let i = 0; i < logits.length; i++) {
-    frequencies[i] = Math.exp(logits[i]! - top);
-    sum += frequencies[i]!;
-  }
-  const spare = maxTotal - logits.length;
-  let given = 0;
-  for (let i = 0; i < logits.length; i++) {
-    frequencies[i] = 1 + Math.floor((frequencies[i]! / sum) * spare);
-    given += frequencies[i]!;
-  }
-  frequencies[best]! += maxTotal - given;
-}
-
-/**
  * Both directions: the questions to the prior are the same, only the coder differs.
  * @param ids tokens to code, or room for them when `bytes` are decoded
  */
 async function codeWithPrior(
   ids: Int32Array,
-  { factors, tokens, prior }: CodeContext,
+  { factors, tokens, period = 1, prior }: CodeContext,
   bytes: Uint8Array | undefined,
 ): Promise<Uint8Array> {
   if (!prior) {
@@ -303,7 +276,9 @@ async function codeWithPrior(
   const [encoder, decoder] = bytes
     ? [undefined, new ArithmeticDecoder(bytes)]
     : [new ArithmeticEncoder(), undefined];
-  const frequencies = factors.map((size) => new Float64Array(size));
+  const mixtures = factors.map((size) => new ExpertMixture(size));
+  const earlier = (clip: number, place: number, f: number): number =>
+    clip < period ? -1 : ids[(clip - period) * stride + place * factors.length + f]!;
   const stride = tokens * factors.length;
   const clips = ids.length / stride;
   for (let first = 0; first < clips; first += prior.batch) {
@@ -318,11 +293,12 @@ async function codeWithPrior(
       for (let b = 0; b < count; b++) {
         for (const place of group.places) {
           for (let f = 0; f < factors.length; f++) {
-            const table = frequencies[f]!;
-            softmaxFrequencies(group.logits(b, place, f), table);
+            const mixture = mixtures[f]!;
+            mixture.predict(group.logits(b, place, f), earlier(first + b, place, f));
+            const table = mixture.frequencies;
             const at = b * stride + place * factors.length + f;
+            let symbol = encoder ? batch[at]! : 0;
             if (encoder) {
-              const symbol = batch[at]!;
               let low = 0;
               for (let i = 0; i < symbol; i++) {
                 low += table[i]!;
@@ -330,7 +306,6 @@ async function codeWithPrior(
               encoder.encode(low, table[symbol]!, maxTotal);
             } else {
               const target = decoder!.target(maxTotal);
-              let symbol = 0;
               let low = 0;
               while (low + table[symbol]! <= target) {
                 low += table[symbol]!;
@@ -338,13 +313,12 @@ async function codeWithPrior(
               }
               decoder!.decode(low, table[symbol]!, maxTotal);
               batch[at] = symbol;
+              ids[first * stride + at] = symbol; // a later clip of this batch may ask for it
             }
+            mixture.update(symbol);
           }
         }
       }
-    }
-    if (decoder) {
-      ids.set(batch.subarray(0, count * stride), first * stride);
     }
     prior.onProgress?.(first + count);
   }

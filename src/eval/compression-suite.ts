@@ -1,0 +1,277 @@
+/**
+ * @file Suite `compression`: the tokenizer as a codec, beside video codecs. Sizes are those of real
+ * files, decoded again and compared; qualities are of the decoded pictures. The points go into
+ * `rate-distortion.json`, from which the run's page draws its chart.
+ *
+ * Held-out clips stand one after another in one video, for us as for the codecs, so that headers
+ * weigh the same on both sides. Rates are bits a pixel of the original.
+ */
+
+import { join } from "node:path";
+import { closed, type Static, Type } from "../config/schema.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { checkClipShape, ClipStream, chooseClips, clipKeys } from "./clips.ts";
+import { readBitstream, writeBitstream } from "./compression/bitstream.ts";
+import { bjontegaard, qualityAt, rateAt, type RatePoint } from "./compression/bjontegaard.ts";
+import { TokenCodec, type TokenVideo } from "./compression/codec.ts";
+import { type CodecName, codeClip, codecNames, codecs, findCodecs } from "./compression/codecs.ts";
+import { msSsimClip, smallestMsSsimSide } from "./ms-ssim.ts";
+import { clipChoices, type ProtocolName, score } from "./protocols.ts";
+import { frameErrors, psnrPerFrame } from "./psnr.ts";
+import { smallestSide, ssimClip } from "./ssim.ts";
+import type { EvalContext, Score, Suite } from "./suite.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
+
+export const schema = closed(
+  {
+    type: Type.Literal("compression"),
+    ...clipKeys,
+    clips: Type.Integer({
+      minimum: 1,
+      default: 16,
+      description: "How many clips; all of the split when it has fewer.",
+    }),
+    codecs: Type.Array(Type.Enum([...codecNames]), {
+      uniqueItems: true,
+      default: ["x264", "x265", "svt-av1", "vp9"],
+      description:
+        "Video codecs to compare with. One that is not on this machine is left out with a warning.",
+    }),
+  },
+  { description: "Real file sizes of the tokens, and rate-distortion beside video codecs." },
+);
+
+export type CompressionConfig = Static<typeof schema>;
+
+/** One measured point: a file size and what its pictures are worth. */
+export interface RatePicture {
+  /** "tokens: <code>" for ours, else the codec. */
+  readonly series: string;
+  /** Quality setting of a codec. */
+  readonly setting?: number;
+  readonly bytes: number;
+  /** Bits a pixel. */
+  readonly bpp: number;
+  /** dB, mean over frames. */
+  readonly psnr: number;
+  readonly ssim?: number;
+  readonly ms_ssim?: number;
+}
+
+/** What `rate-distortion.json` holds. */
+export interface RateDistortion {
+  readonly frames: number;
+  readonly height: number;
+  readonly width: number;
+  readonly fps: number;
+  readonly points: readonly RatePicture[];
+  readonly settings: { readonly [codec: string]: string };
+  /** BD-rate of each codec against the first, percent by interpolation; null where not defined. */
+  readonly bd_rate: {
+    readonly [codec: string]: { readonly [interpolation: string]: number | null };
+  };
+}
+
+/** @param name the suite's name in the experiment; scores start with it */
+export function build(config: CompressionConfig, name: string): Suite {
+  return { type: config.type, run: (context) => run(config, name, context) };
+}
+
+async function run(
+  config: CompressionConfig,
+  name: string,
+  context: EvalContext,
+): Promise<Score[]> {
+  const dataset = await context.dataset(config.split);
+  checkClipShape(dataset, context.tokenizer.clip);
+  const { frames, height, width } = dataset;
+  const indices = chooseClips(dataset.size, config.clips, config.seed);
+  const stream = new ClipStream(dataset, indices, context.batch);
+  const originals = await collect(stream, frames * height * width * 3);
+  const shared = clipChoices(stream, config.seed);
+  const judge = judgeOf(dataset, originals);
+  const points: RatePicture[] = [];
+
+  const { device, tokenizer, objective, batch } = context;
+  const codec = new TokenCodec({
+    device,
+    tokenizer,
+    batch,
+    ...(objective && { objective }),
+    onProgress: (what, clips, total) => context.progress(what, clips, total),
+  });
+  const spans = function* (): Generator<Uint8Array> {
+    const size = frames * height * width * 3;
+    for (let i = 0; i < indices.length; i++) {
+      yield originals.subarray(i * size, (i + 1) * size);
+    }
+  };
+  const video = await codec.tokenize(spans(), { height, width, fps: dataset.fps });
+  const decoded = await decode(codec, video, originals.length);
+  const quality = judge(decoded);
+  const scores: Score[] = [];
+  const of = (
+    quantity: string,
+    value: number,
+    unit: string,
+    better: Score["better"],
+    protocol: ProtocolName,
+    choices: object = {},
+  ): void => {
+    const measured = { name: `${name}/${quantity}`, value, unit, better, n: indices.length };
+    scores.push(score(measured, protocol, { ...shared, ...choices }));
+  };
+  for (const code of codec.codes) {
+    const bytes = writeBitstream(await codec.pack(video, code));
+    // What is not decoded again is not a size.
+    const back = await codec.unpack(readBitstream(bytes, `the file of code ${code}`));
+    if (Buffer.compare(Buffer.from(back.ids.buffer), Buffer.from(video.ids.buffer)) !== 0) {
+      throw new Error(`code ${code} did not give the tokens back`);
+    }
+    points.push({ series: `tokens: ${code}`, bytes: bytes.length, ...rate(bytes.length, originals), ...quality }); // biome-ignore format: one point
+    of(`${code}_bpp`, rate(bytes.length, originals).bpp, "bits/pixel", "lower", `bitstream:${code}`); // biome-ignore format: one score
+  }
+  of("psnr", quality.psnr, "dB", "higher", "psnr:per-frame", { average: "dB over all frames" });
+
+  await anchors(config, context, dataset, originals, judge, points);
+  const ours = points.reduce((a, b) => (b.bytes < a.bytes ? b : a), points[0]!);
+  for (const anchor of config.codecs) {
+    const curve = curveOf(points, anchor);
+    if (curve.length < 2) {
+      continue;
+    }
+    const choices = { anchor: codecs[anchor].settings, ours: ours.series };
+    const equal = rateAt(curve, ours.psnr);
+    const gained = qualityAt(curve, ours.bpp);
+    if (equal !== undefined) {
+      const percent = (ours.bpp / equal - 1) * 100;
+      of(`rate_against_${anchor}`, percent, "%", "lower", "rd:rate-at-psnr", choices);
+    }
+    if (gained !== undefined) {
+      of(`psnr_against_${anchor}`, ours.psnr - gained, "dB", "higher", "rd:psnr-at-rate", choices);
+    }
+    if (equal === undefined || gained === undefined) {
+      context.warn(
+        `${anchor} is not compared at equal ${equal === undefined ? "PSNR" : "rate"}: its curve spans ${range(curve.map((p) => p.quality))} dB and ${range(curve.map((p) => p.rate))} bits a pixel, our smallest file has ${ours.psnr.toFixed(2)} dB and ${ours.bpp.toFixed(4)} bits a pixel`,
+      );
+    }
+  }
+  const record: RateDistortion = {
+    frames: indices.length * frames,
+    height,
+    width,
+    fps: dataset.fps,
+    points,
+    settings: Object.fromEntries(config.codecs.map((anchor) => [anchor, codecs[anchor].settings])),
+    bd_rate: deltas(points, config.codecs),
+  };
+  writeFileAtomic(
+    join(context.samplesDir(), "rate-distortion.json"),
+    `${JSON.stringify(record, null, 1)}\n`,
+  );
+  return scores;
+}
+
+const range = (values: readonly number[]): string =>
+  `${Math.min(...values).toPrecision(4)} to ${Math.max(...values).toPrecision(4)}`;
+
+const rate = (bytes: number, originals: Uint8Array): { bpp: number } => ({
+  bpp: (bytes * 8) / (originals.length / 3),
+});
+
+async function collect(stream: ClipStream, size: number): Promise<Uint8Array> {
+  const all = new Uint8Array(stream.indices.length * size);
+  let at = 0;
+  for await (const { clips, size: count } of stream) {
+    all.set((clips.data as Uint8Array).subarray(0, count * size), at);
+    at += count * size;
+  }
+  return all;
+}
+
+async function decode(codec: TokenCodec, video: TokenVideo, size: number): Promise<Uint8Array> {
+  const all = new Uint8Array(size);
+  let at = 0;
+  for await (const span of codec.frames(video)) {
+    all.set(span, at);
+    at += span.length;
+  }
+  return all;
+}
+
+type Quality = Pick<RatePicture, "psnr" | "ssim" | "ms_ssim">;
+
+/** The quality of decoded frames; SSIM where frames are large enough for its window. */
+function judgeOf(dataset: Dataset, originals: Uint8Array): (decoded: Uint8Array) => Quality {
+  const { height, width } = dataset;
+  const frames = originals.length / (height * width * 3);
+  const shape = { height, width, channels: 3 };
+  const side = Math.min(height, width);
+  return (decoded) => ({
+    psnr: psnrPerFrame(frameErrors(originals, decoded, frames)),
+    ...(side >= smallestSide("gaussian-valid") && {
+      ssim: ssimClip(originals, decoded, frames, shape, "gaussian-valid"),
+    }),
+    ...(side >= smallestMsSsimSide && {
+      ms_ssim: msSsimClip(originals, decoded, frames, shape, "pytorch"),
+    }),
+  });
+}
+
+/** Add the codecs' points. */
+async function anchors(
+  config: CompressionConfig,
+  context: EvalContext,
+  dataset: Dataset,
+  originals: Uint8Array,
+  judge: (decoded: Uint8Array) => Quality,
+  points: RatePicture[],
+): Promise<void> {
+  const { height, width, fps } = dataset;
+  const clip = { data: originals, frames: originals.length / (height * width * 3), height, width };
+  const found = config.codecs.length > 0 ? await findCodecs() : new Map<CodecName, string>();
+  for (const name of config.codecs) {
+    const problem = found.get(name);
+    if (problem !== undefined) {
+      context.warn(`no curve of ${name}: ${problem}`);
+      continue;
+    }
+    for (const [i, setting] of codecs[name].qualities.entries()) {
+      const { bytes, decoded } = await codeClip(name, clip, fps, setting);
+      points.push({ series: name, setting, bytes, ...rate(bytes, originals), ...judge(decoded) });
+      context.progress(name, i + 1, codecs[name].qualities.length);
+    }
+  }
+}
+
+/** A codec's curve without points that another one beats at both rate and quality. */
+export function curveOf(points: readonly RatePicture[], series: string): RatePoint[] {
+  const own = points
+    .filter((point) => point.series === series)
+    .map(({ bpp, psnr }) => ({ rate: bpp, quality: psnr }))
+    .sort((a, b) => a.rate - b.rate);
+  return own.filter((point, i) => own.slice(0, i).every((other) => other.quality < point.quality));
+}
+
+/** BD-rates between the codecs: they say whether the anchors stand where they should. */
+function deltas(
+  points: readonly RatePicture[],
+  names: readonly CodecName[],
+): RateDistortion["bd_rate"] {
+  const [first, ...rest] = names;
+  return Object.fromEntries(
+    rest.map((name) => [
+      name,
+      Object.fromEntries(
+        (["cubic", "pchip", "akima"] as const).map((interpolation) => {
+          const [a, b] = [curveOf(points, first!), curveOf(points, name)];
+          try {
+            return [interpolation, bjontegaard(a, b, interpolation).ratePercent];
+          } catch {
+            return [interpolation, null]; // too few points, or no common range
+          }
+        }),
+      ),
+    ]),
+  );
+}

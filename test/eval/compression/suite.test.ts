@@ -1,0 +1,79 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { readBitstream, writeBitstream } from "../../../src/eval/compression/bitstream.ts";
+import { TokenCodec } from "../../../src/eval/compression/codec.ts";
+import { curveOf, type RateDistortion } from "../../../src/eval/compression-suite.ts";
+import { buildSuite } from "../../../src/eval/registry.ts";
+import { Scope } from "../../../src/models/scope.ts";
+import { buildTransformer } from "../../../src/models/transformer.ts";
+import { buildMaskedPrior } from "../../../src/objectives/prior.ts";
+import type { Device } from "../../../src/runtime/device.ts";
+import { tinyModel } from "../../objectives/support.ts";
+import { blockTokenizer, context, fakeObjective } from "../fakes.ts";
+
+const config = {
+  type: "compression",
+  split: "validation",
+  clips: 6,
+  seed: 0,
+  codecs: ["x264"],
+} as const;
+
+describe("suite compression", () => {
+  it("reports the sizes of files that decode, and the codec's curve", async () => {
+    const warnings: string[] = [];
+    const base = await context({ warn: (message) => warnings.push(message) });
+    const space = { grid: base.tokenizer.grid, factors: base.tokenizer.factors, classes: 0 };
+    const transformer = buildTransformer(tinyModel, space, { mask: true }, Scope.root(3));
+    const objective = {
+      ...fakeObjective(base.tokenizer, () => Promise.reject(new Error("not used"))),
+      scope: transformer.scope,
+      prior: (device: Device) => buildMaskedPrior(device, transformer),
+    };
+    const scores = await buildSuite(config, "compression").run({ ...base, objective });
+    const value = (name: string) => scores.find((s) => s.name === `compression/${name}`)!.value;
+    // Blocks of 4x4 pixels in 8^3 colours: 9 bits for 16 pixels, and some header.
+    const pixels = 6 * 5 * 16 * 16;
+    expect(value("uniform_bpp") * pixels).toBeGreaterThan((9 / 16) * pixels);
+    expect(value("uniform_bpp") * pixels).toBeLessThan((9 / 16) * pixels + 45 * 8);
+    expect(value("adaptive_bpp")).toBeLessThan(value("uniform_bpp"));
+    expect(value("prior_bpp")).toBeLessThan(value("uniform_bpp"));
+    const file = join(base.samplesDir(), "rate-distortion.json");
+    const record = JSON.parse(readFileSync(file, "utf8")) as RateDistortion;
+    expect(record.points.filter(({ series }) => series === "x264").length).toBeGreaterThan(5);
+    const curve = curveOf(record.points, "x264");
+    expect(curve.every((p, i) => i === 0 || p.quality > curve[i - 1]!.quality)).toBe(true);
+    // Either a comparison or the reason why there is none.
+    const compared = scores.filter(({ name }) => name.endsWith("against_x264")).length;
+    expect(compared + 2 * warnings.length).toBeGreaterThanOrEqual(2);
+  });
+});
+
+describe("codec", () => {
+  it("codes a video of an odd size, and refuses files of other networks", async () => {
+    const { device } = await context();
+    const make = (levels: number) =>
+      new TokenCodec({ device, tokenizer: blockTokenizer(5, 16, levels), batch: 4 });
+    const codec = make(8);
+    const [height, width, frames] = [19, 33, 12];
+    const data = Uint8Array.from({ length: frames * height * width * 3 }, (_, i) => (i * 7) % 256);
+    const size = 5 * height * width * 3;
+    const spans = [data.subarray(0, size), data.subarray(size, 2 * size), data.subarray(2 * size)];
+    const video = await codec.tokenize(spans, { height, width, fps: 12.5 });
+    expect(video.frames).toBe(frames);
+    expect(video.ids.length).toBe(3 * 2 * 3 * (5 * 4 * 4) * 3); // spans, rows, columns, tokens, factors
+    for (const code of codec.codes) {
+      const bytes = writeBitstream(await codec.pack(video, code));
+      const back = await codec.unpack(readBitstream(bytes, "file"));
+      expect(back).toEqual(video);
+      await expect(make(4).unpack(readBitstream(bytes, "file"))).rejects.toThrow(/tokenizer/);
+    }
+    let decoded = 0;
+    for await (const span of codec.frames(video)) {
+      decoded += span.length;
+    }
+    expect(decoded).toBe(data.length);
+    await expect(codec.pack(video, "prior")).rejects.toThrow(/needs a trained transformer/);
+  });
+});
