@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { readBitstream, writeBitstream } from "../../../src/eval/compression/bitstream.ts";
 import { TokenCodec } from "../../../src/eval/compression/codec.ts";
 import { curveOf, type RateDistortion } from "../../../src/eval/compression-suite.ts";
-import { buildSuite } from "../../../src/eval/registry.ts";
+import { buildSuite, type SuiteConfig } from "../../../src/eval/registry.ts";
 import { Scope } from "../../../src/models/scope.ts";
 import { buildTransformer } from "../../../src/models/transformer.ts";
 import { buildMaskedPrior } from "../../../src/objectives/prior.ts";
@@ -18,7 +18,7 @@ const config = {
   clips: 6,
   seed: 0,
   codecs: ["x264"],
-} as const;
+} satisfies SuiteConfig;
 
 describe("suite compression", () => {
   it("reports the sizes of files that decode, and the codec's curve", async () => {
