@@ -11,6 +11,7 @@ import {
   featureNetworks,
 } from "../eval/networks/registry.ts";
 import { formatBytes } from "../reports/format.ts";
+import { findAddon } from "../runtime/native/addon.ts";
 import { type DeviceConfig, devices, openDevice } from "../runtime/registry.ts";
 import { float32 } from "../runtime/tensors.ts";
 
@@ -36,6 +37,7 @@ export async function* examine(): AsyncGenerator<Finding> {
   for (const type of Object.keys(devices) as DeviceConfig["type"][]) {
     yield await checkDevice(type);
   }
+  yield checkEngine();
   yield* checkMedia();
   yield await checkPictures();
   yield await checkPlots();
@@ -103,6 +105,21 @@ async function checkDevice(type: DeviceConfig["type"]): Promise<Finding> {
           : "install the packages anew with `npm ci`",
     };
   }
+}
+
+/** The engine that makes device cpu fast. */
+function checkEngine(): Finding {
+  const name = "native engine";
+  const { addon, missing } = findAddon();
+  return addon
+    ? { name, state: "ok", found: `compiled for ${addon.about()}` }
+    : {
+        name,
+        state: "note",
+        found: missing,
+        remedy:
+          "device cpu uses the slower ONNX Runtime; install a C++17 compiler (g++ or clang++) and run `npm run build`",
+      };
 }
 
 async function* checkMedia(): AsyncGenerator<Finding> {

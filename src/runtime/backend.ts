@@ -216,6 +216,16 @@ class TesseraBackend extends tf.KernelBackend {
     return { current: entry.values!, next: entry.spare };
   }
 
+  /** The current buffer, made the device's own, for a state that is written over in place. */
+  ownState(dataId: object): Values {
+    const entry = this.entry(dataId);
+    if (!entry.owned) {
+      entry.values = entry.values!.slice();
+      entry.owned = true;
+    }
+    return entry.values!;
+  }
+
   /** The current buffer alone, for a variable that is read and not assigned. */
   peekState(dataId: object): Values {
     return hostValues(this.entry(dataId));

@@ -35,6 +35,8 @@ export interface Compiled {
 
 export interface DeviceInfo {
   readonly type: string;
+  /** What computes, where a device has more than one engine. */
+  readonly engine?: string;
   /** One line for people: engine, version, threads or GPU name. */
   readonly description: string;
 }

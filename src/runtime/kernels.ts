@@ -139,6 +139,10 @@ function splitAt(tracer: GraphTracer, x: Value, axis: number, sizes: readonly nu
 export interface ConvAttrs {
   readonly strides: readonly [number, number, number];
   readonly pads: readonly (readonly [number, number])[];
+  /** Positions between taps; default 1. */
+  readonly dilations?: readonly [number, number, number];
+  /** Separate parts of the channels; default 1. The filter is [kt, kh, kw, Cin / groups, Cout]. */
+  readonly groups?: number;
 }
 
 /** Sides (t, h, w) after a convolution. */

@@ -6,6 +6,11 @@ import type { Device } from "./device.ts";
 const cpu = closed(
   {
     type: Type.Literal("cpu"),
+    engine: Type.Union([Type.Literal("auto"), Type.Literal("native"), Type.Literal("onnx")], {
+      default: "auto",
+      description:
+        "What runs compiled functions: our own C++ engine, or ONNX Runtime. auto takes the native one where it is built; a run that goes on keeps the engine that it began with.",
+    }),
     threads: Type.Integer({
       minimum: 0,
       default: 0,
@@ -13,7 +18,7 @@ const cpu = closed(
       description: "Threads inside an operation; 0 takes one a core.",
     }),
   },
-  { description: "Compiled functions run by ONNX Runtime on the processor. The default." },
+  { description: "Compiled functions run on the processor. The default." },
 );
 
 const reference = closed(
@@ -122,8 +127,17 @@ export async function openDevice(config: DeviceChoice): Promise<Device> {
       return openTfjsNodeDevice(config.type);
     }
     case "cpu": {
+      const options = config.threads === undefined ? {} : { threads: config.threads };
+      const { engine = "auto" } = config;
+      if (engine !== "onnx") {
+        const { findAddon } = await import("./native/addon.ts");
+        if (engine === "native" || findAddon().addon) {
+          const { openNativeDevice } = await import("./native/device.ts");
+          return openNativeDevice(options);
+        }
+      }
       const { openCpuDevice } = await import("./onnx/device.ts");
-      return openCpuDevice(config.threads === undefined ? {} : { threads: config.threads });
+      return openCpuDevice(options);
     }
   }
 }

@@ -40,6 +40,8 @@ export interface Provenance {
   readonly cores: number;
   readonly memory_gib: number;
   readonly device: string;
+  /** What computed, where the device has more than one engine. */
+  readonly engine?: string;
   readonly seed: number;
   readonly config_hash: string;
   readonly command: readonly string[];
@@ -64,6 +66,7 @@ export function packageRoot(): string {
  */
 export function gatherProvenance(run: {
   readonly device: string;
+  readonly engine?: string | undefined;
   readonly seed: number;
   readonly configHash: string;
   readonly datasets: { readonly [split: string]: string };
@@ -87,6 +90,7 @@ export function gatherProvenance(run: {
     cores: cpus().length,
     memory_gib: Math.round(totalmem() / 2 ** 30),
     device: run.device,
+    ...(run.engine !== undefined && { engine: run.engine }),
     seed: run.seed,
     config_hash: run.configHash,
     command: process.argv.slice(1),

@@ -12,7 +12,9 @@ import { configYaml } from "../config/show.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
+import type { Device } from "../runtime/device.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
+import { findAddon } from "../runtime/native/addon.ts";
 import { openDevice } from "../runtime/registry.ts";
 import { removeTemporaries } from "./checkpoint.ts";
 import { cacheConditions, readConditions } from "./conditions.ts";
@@ -94,7 +96,7 @@ export async function runExperiment(
     const yaml = configYaml(resolved);
     writeFileAtomic(join(dir, "config.yaml"), yaml);
     writeStatus(dir, { state: "running" });
-    const device = await openDevice(config.device);
+    const device = await openRunDevice(dir, config.device);
     const run: RunContext = {
       dir,
       seed: config.seed,
@@ -243,6 +245,30 @@ interface ProvenanceFile extends Provenance {
   readonly resumes: readonly Provenance[];
 }
 
+/**
+ * The device of a run. A run that was begun goes on with the engine that it began with, since another one
+ * rounds otherwise and the bytes would not be those of an uninterrupted run.
+ */
+async function openRunDevice(dir: string, config: Experiment["device"]): Promise<Device> {
+  const path = join(dir, "provenance.json");
+  if (config.type !== "cpu" || config.engine !== "auto" || !existsSync(path)) {
+    return openDevice(config);
+  }
+  // Runs from before there was a choice recorded none.
+  const { engine = "onnx" } = JSON.parse(readFileSync(path, "utf8")) as ProvenanceFile;
+  if (!existsSync(checkpointDir(dir, "tokenizer"))) {
+    return openDevice(config);
+  }
+  const { missing } = engine === "native" ? findAddon() : { missing: undefined };
+  if (missing !== undefined) {
+    throw new UserError(
+      `${dir} was begun with the native engine and would not end with the same bytes on another one: ${missing}`,
+      "build it and give the command again, or delete the folder to begin anew",
+    );
+  }
+  return openDevice({ ...config, engine: engine as "native" | "onnx" });
+}
+
 async function recordProvenance(
   run: RunContext,
   { hash, config }: Resolved<Experiment>,
@@ -256,6 +282,7 @@ async function recordProvenance(
   };
   const { provenance, diff } = gatherProvenance({
     device: run.device.info.description,
+    engine: run.device.info.engine,
     seed: config.seed,
     configHash: hash,
     datasets,

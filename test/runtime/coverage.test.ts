@@ -7,7 +7,9 @@ import * as tf from "@tensorflow/tfjs-core";
 import { beforeAll, expect, test } from "vitest";
 import { liveNodes } from "../../src/runtime/graph.ts";
 import { KERNEL_RULES, type KernelRule } from "../../src/runtime/kernels.ts";
-import { ONNX_RULES, signature } from "../../src/runtime/onnx/device.ts";
+import { signature } from "../../src/runtime/compiled.ts";
+import { NATIVE_NODES } from "../../src/runtime/native/device.ts";
+import { ONNX_RULES } from "../../src/runtime/onnx/device.ts";
 import { traceFunction } from "../../src/runtime/trace.ts";
 import { compositeCases } from "./cases/composite.ts";
 import { convolutionCases } from "./cases/convolution.ts";
@@ -86,6 +88,10 @@ test("every kernel with a gradient is differentiated by a case", () => {
   );
   expect(missing.filter((kernel) => !WITHOUT_GRADIENT[kernel])).toEqual([]);
   expect(Object.keys(WITHOUT_GRADIENT).filter((kernel) => gradients.has(kernel))).toEqual([]);
+});
+
+test("every node that a kernel becomes runs on the native engine", () => {
+  expect([...nodes].filter((op) => !LEAVES.includes(op) && !NATIVE_NODES.includes(op))).toEqual([]);
 });
 
 test("every node that a kernel becomes has a lowering to ONNX, and every lowering is used", () => {

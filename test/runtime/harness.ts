@@ -38,19 +38,28 @@ export interface KernelCase {
   readonly relativeTo?: Measure;
 }
 
-type DeviceType = keyof typeof devices;
+/** A device of the registry; "cpu onnx" and "cpu native" name the engine too. */
+export type Tested = keyof typeof devices | `cpu ${"native" | "onnx"}`;
 
-/** Devices that are held against `reference`: those that can be opened here; the others say why not. */
-export const TESTED: readonly DeviceType[] = await openable();
+const opening = (tested: Tested): Promise<Device> => {
+  const [type, engine] = tested.split(" ") as [keyof typeof devices, ("native" | "onnx")?];
+  return type === "cpu" && engine ? openDevice({ type, engine }) : openDevice({ type });
+};
 
-async function openable(): Promise<DeviceType[]> {
-  const found: DeviceType[] = ["cpu"];
-  for (const type of ["torch-cpu", "cuda", "tfjs-node", "tfjs-node-gpu"] as const) {
+/**
+ * Devices, with each of their engines, that are held against `reference`: those that can be opened here;
+ * the others say why not.
+ */
+export const TESTED: readonly Tested[] = await openable();
+
+async function openable(): Promise<Tested[]> {
+  const found: Tested[] = ["cpu onnx"];
+  for (const tested of ["cpu native", "torch-cpu", "cuda", "tfjs-node", "tfjs-node-gpu"] as const) {
     try {
-      opened.set(type, Promise.resolve(await openDevice({ type })));
-      found.push(type);
+      opened.set(tested, Promise.resolve(await opening(tested)));
+      found.push(tested);
     } catch (error) {
-      process.stderr.write(`not tested on ${type}: ${(error as Error).message}\n`);
+      process.stderr.write(`not tested on ${tested}: ${(error as Error).message}\n`);
     }
   }
   return found;
@@ -148,15 +157,15 @@ export function caseFunction({ run, gradients = [] }: KernelCase): Traceable {
 }
 
 /** Run the cases on a device that is open already. */
-export function useDevice(type: DeviceType, ready: Device): void {
+export function useDevice(type: Tested, ready: Device): void {
   opened.set(type, Promise.resolve(ready));
 }
 
 /** A device, opened once for the whole file and made the active one. */
-export async function device(type: DeviceType): Promise<Device> {
+export async function device(type: Tested): Promise<Device> {
   let found = opened.get(type);
   if (!found) {
-    found = openDevice({ type });
+    found = opening(type);
     opened.set(type, found);
   }
   const ready = await found;
@@ -165,7 +174,7 @@ export async function device(type: DeviceType): Promise<Device> {
 }
 
 /** Run a case on a device. */
-export async function evaluate(type: DeviceType, kernelCase: KernelCase): Promise<HostTensors> {
+export async function evaluate(type: Tested, kernelCase: KernelCase): Promise<HostTensors> {
   const on = await device(type);
   const results = await on.compile(kernelCase.name, caseFunction(kernelCase))(kernelCase.inputs);
   // Gradients of sums over nothing and the like leave tensors behind on the eager device.
@@ -173,9 +182,18 @@ export async function evaluate(type: DeviceType, kernelCase: KernelCase): Promis
   return results;
 }
 
+const known = new WeakMap<KernelCase, Promise<HostTensors>>();
+
+/** What `reference` makes of a case; computed once for all devices. */
+function expected(kernelCase: KernelCase): Promise<HostTensors> {
+  const found = known.get(kernelCase) ?? evaluate("reference", kernelCase);
+  known.set(kernelCase, found);
+  return found;
+}
+
 /** Run a case on `reference` and on another device: what differs, or "". */
-export async function disagreement(type: DeviceType, kernelCase: KernelCase): Promise<string> {
-  const want = await evaluate("reference", kernelCase);
+export async function disagreement(type: Tested, kernelCase: KernelCase): Promise<string> {
+  const want = await expected(kernelCase);
   const got = await evaluate(type, kernelCase);
   const { tolerance = 1e-5, relativeTo = "whole" } = kernelCase;
   if (Object.keys(got).join() !== Object.keys(want).join()) {

@@ -8,7 +8,8 @@ import * as tf from "@tensorflow/tfjs-core";
 import ort from "onnxruntime-node";
 import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend } from "../backend.ts";
-import type { Compiled, Device, Traceable } from "../device.ts";
+import { compiledFunction } from "../compiled.ts";
+import type { Device, Traceable } from "../device.ts";
 import type { Graph } from "../graph.ts";
 import type { HostDType, HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
@@ -81,12 +82,13 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
     type: "cpu",
     info: {
       type: "cpu",
+      engine: "onnx",
       description: `ONNX Runtime ${ort.env.versions.node ?? ""}, ${count} thread${count === 1 ? "" : "s"}${blockSize > 1 ? `, convolutions in blocks of ${blockSize} channels` : ""}`,
     },
     activate: () => {
       void tf.setBackend(BACKEND); // done at once: the backend exists
     },
-    compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs)),
+    compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs), execute),
     dispose: () => {
       for (const session of sessions) {
         void session.release();
@@ -97,42 +99,6 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
   await tf.setBackend(BACKEND);
   await tf.ready();
   return device;
-}
-
-/** Runs the executable of the call's signature, building it on first use. */
-function compiledFunction(
-  name: string,
-  build: (inputs: readonly InputSpec[]) => Promise<Executable>,
-): Compiled {
-  const executables = new Map<string, Promise<Executable>>();
-  let running = false;
-  const call = async (inputs: HostTensors): Promise<HostTensors> => {
-    if (running) {
-      throw new Error(`"${name}" was called while an earlier call was running: await each call`);
-    }
-    running = true;
-    try {
-      const specs = signature(inputs);
-      const key = JSON.stringify(specs);
-      let executable = executables.get(key);
-      if (!executable) {
-        executable = build(specs);
-        executables.set(key, executable);
-        executable.catch(() => executables.delete(key));
-      }
-      return await execute(await executable, inputs);
-    } finally {
-      running = false;
-    }
-  };
-  return Object.defineProperty(call, "name", { value: name }) as Compiled;
-}
-
-/** Names, types and shapes of the inputs, in the order of names. */
-export function signature(inputs: HostTensors): InputSpec[] {
-  return Object.keys(inputs)
-    .sort()
-    .map((name) => ({ name, dtype: inputs[name]!.dtype, shape: inputs[name]!.shape }));
 }
 
 type OrtType = "float32" | "int32" | "bool" | "uint8";
