@@ -98,10 +98,13 @@ interface Statistics {
   readonly rstd: View;
 }
 
+/** An attribute as part of a name. */
+const attr = (node: GraphNode, name: string): string => JSON.stringify(node.attrs[name]);
+
 const groupKey = (node: GraphNode): string =>
-  `group norm ${node.inputs[0]!.id} ${node.attrs["groups"]} ${node.attrs["epsilon"]}`;
+  `group norm ${node.inputs[0]!.id} ${attr(node, "groups")} ${attr(node, "epsilon")}`;
 const layerKey = (node: GraphNode): string =>
-  `layer norm ${node.inputs[0]!.id} ${node.attrs["epsilon"]}`;
+  `layer norm ${node.inputs[0]!.id} ${attr(node, "epsilon")}`;
 
 /** Whether some gradient of this norm is computed. */
 function hasGradient(lowering: Lowering, node: GraphNode): boolean {
@@ -227,7 +230,7 @@ const attentionKey = (node: GraphNode): string =>
   `attention ${node.inputs
     .slice(0, 3)
     .map((value) => value.id)
-    .join()} ${node.attrs["scale"]} ${node.attrs["causal"]}`;
+    .join()} ${attr(node, "scale")} ${attr(node, "causal")}`;
 
 const attention: Rule = (lowering, node) => {
   const [query, key, value, biasValue] = node.inputs;

@@ -119,7 +119,10 @@ function lettered(view: View, term: string): { view: View; letters: string[] } {
   const letters = [...new Set(term)];
   const shape = letters.map((letter) => view.shape[term.indexOf(letter)]!);
   const strides = letters.map((letter) =>
-    [...term].reduce((sum, other, axis) => sum + (other === letter ? view.strides[axis]! : 0), 0),
+    Array.from(term).reduce(
+      (sum, other, axis) => sum + (other === letter ? view.strides[axis]! : 0),
+      0,
+    ),
   );
   return { view: { ...view, shape, strides }, letters };
 }
@@ -158,7 +161,7 @@ const einsum: Rule = (lowering, node) => {
   if (!b) {
     const view = transposed(
       a.view,
-      [...result].map((letter) => a.letters.indexOf(letter)),
+      Array.from(result).map((letter) => a.letters.indexOf(letter)),
     );
     lowering.copy(view, target);
     return;
@@ -203,7 +206,7 @@ const einsum: Rule = (lowering, node) => {
     lowering.copy(
       transposed(
         view,
-        [...result].map((letter) => letters.indexOf(letter)),
+        Array.from(result).map((letter) => letters.indexOf(letter)),
       ),
       target,
     );
