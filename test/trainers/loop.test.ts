@@ -110,7 +110,10 @@ describe("training loop", () => {
   test.each([1, 2])("the compiled device does the same, %i micro-batches", async (accumulate) => {
     const last = async (type: "cpu" | "reference") => {
       const dir = temporaryFolder();
-      const run = await tinyRun(dir, type === "cpu" ? { type, engine: "auto", threads: 1 } : { type });
+      const run = await tinyRun(
+        dir,
+        type === "cpu" ? { type, engine: "auto", threads: 1 } : { type },
+      );
       await trainStage(run, tinyTask({ accumulate }));
       return readMetrics(join(dir, "metrics.jsonl"));
     };
