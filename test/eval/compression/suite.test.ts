@@ -9,6 +9,7 @@ import { Scope } from "../../../src/models/scope.ts";
 import { buildTransformer } from "../../../src/models/transformer.ts";
 import { buildMaskedPrior } from "../../../src/objectives/prior.ts";
 import type { Device } from "../../../src/runtime/device.ts";
+import { openDevice } from "../../../src/runtime/registry.ts";
 import { tinyModel } from "../../objectives/support.ts";
 import { blockTokenizer, context, fakeObjective } from "../fakes.ts";
 
@@ -23,7 +24,9 @@ const config = {
 describe("suite compression", () => {
   it("reports the sizes of files that decode, and the codec's curve", async () => {
     const warnings: string[] = [];
-    const base = await context({ warn: (message) => warnings.push(message) });
+    const device = await openDevice({ type: "cpu" });
+    const base = { ...(await context({ warn: (message) => warnings.push(message) })), device };
+    device.activate();
     const space = { grid: base.tokenizer.grid, factors: base.tokenizer.factors, classes: 0 };
     const transformer = buildTransformer(tinyModel, space, { mask: true }, Scope.root(3));
     const objective = {
