@@ -8,6 +8,7 @@ import { addDiff } from "./diff.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
 import { addGenerate } from "./generate.ts";
+import { addRd } from "./rd.ts";
 import { addReport } from "./report.ts";
 import { addRun } from "./run.ts";
 import { addSchema } from "./schema.ts";
@@ -46,6 +47,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addEval,
     addGenerate,
     addCompress,
+    addRd,
     addReport,
     addShow,
     addDiff,

@@ -60,6 +60,8 @@ export interface RatePicture {
 
 /** What `rate-distortion.json` holds. */
 export interface RateDistortion {
+  /** SHA-256 of the clips' pixels: only records of equal clips can stand in one chart. */
+  readonly clips_sha256: string;
   readonly frames: number;
   readonly height: number;
   readonly width: number;
@@ -157,6 +159,7 @@ async function run(
     }
   }
   const record: RateDistortion = {
+    clips_sha256: stream.digest(),
     frames: indices.length * frames,
     height,
     width,

@@ -70,7 +70,7 @@ export function readRun(dir: string): RunRecord {
     metrics: readLines(join(dir, "metrics.jsonl")),
     scores: final ?? readScores(join(dir, "scores.partial.json")) ?? [],
     partial: final === undefined,
-    samples: listSamples(join(dir, "samples")),
+    samples: listFiles(join(dir, "samples")),
   };
 }
 
@@ -109,7 +109,8 @@ function readLines(path: string): MetricRow[] {
     });
 }
 
-function listSamples(root: string): SampleFile[] {
+/** All files under a folder, by their paths. */
+export function listFiles(root: string): SampleFile[] {
   if (!existsSync(root)) {
     return [];
   }

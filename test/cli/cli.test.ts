@@ -238,6 +238,16 @@ describe("a run", () => {
     expect(tessera("decompress", folder(), coded, "--out", join(dir, "x.xyz")).status).toBe(2);
   });
 
+  it("puts runs into a rate-distortion chart", () => {
+    const page = join(dir, "rates.html");
+    const { status, stdout } = tessera("rd", folder(), folder(), "--out", page);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/uniform +x264 +– /); // one point makes no curve, and it says so
+    expect(stdout).toContain("needs 2");
+    expect(readFileSync(page, "utf8")).toContain("<svg");
+    expect(tessera("rd", join(dir, "schema")).status).toBe(2);
+  });
+
   it("refuses a folder that is no run", () => {
     const empty = join(dir, "empty");
     mkdirSync(empty);

@@ -1,4 +1,9 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { writeY4m } from "../../../src/data/video.ts";
 import {
   type CodecName,
   codeClip,
@@ -26,6 +31,41 @@ describe.each(codecNames)("%s", (name: CodecName) => {
     expect(quality(fine.decoded)).toBeGreaterThan(30);
     expect(coarse.bytes).toBeGreaterThan(20);
   });
+});
+
+const ffmpeg = spawnSync("ffmpeg", ["-hide_banner", "-encoders"], { encoding: "utf8" });
+const noTool = ffmpeg.status === 0 ? undefined : "the program ffmpeg is not found";
+if (noTool !== undefined) {
+  console.warn(`skipped: sizes beside the ffmpeg tool: ${noTool}`);
+}
+
+/** Flags of the tool for what `codecs` sets, the encoder's own text taken out of the stream. */
+const flags = {
+  x264: ["-c:v", "libx264", "-preset", "medium", "-bsf:v", "filter_units=remove_types=6", "-f", "h264"], // biome-ignore format: a command
+  x265: ["-c:v", "libx265", "-preset", "medium", "-x265-params", "info=0:pools=none:frame-threads=1:log-level=none", "-bsf:v", "filter_units=remove_types=39-40", "-f", "hevc"], // biome-ignore format: a command
+} as const;
+
+describe.each(["x264", "x265"] as const)("%s beside the ffmpeg tool", (name) => {
+  it.skipIf(noTool !== undefined || problems.get(name) !== undefined)(
+    "has its size, up to what another version of the encoder changes",
+    async () => {
+      const dir = mkdtempSync(join(tmpdir(), "tessera-ffmpeg-"));
+      try {
+        const clip = gradient(9, 48, 64);
+        const input = join(dir, "clip.y4m");
+        await writeY4m(input, clip, 24);
+        const output = join(dir, "clip.bin");
+        const args = ["-v", "error", "-i", input, ...flags[name], "-crf", "27", "-threads", "1"];
+        const made = spawnSync("ffmpeg", [...args, output], { encoding: "utf8" });
+        expect(made.stderr).toBe("");
+        const theirs = statSync(output).size;
+        const ours = await codeClip(name, clip, 24, 27);
+        expect(Math.abs(ours.bytes / theirs - 1)).toBeLessThan(0.1);
+      } finally {
+        rmSync(dir, { recursive: true, force: true });
+      }
+    },
+  );
 });
 
 /** A drifting pattern with edges and gradients. */
