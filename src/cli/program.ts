@@ -13,6 +13,7 @@ import { addReport } from "./report.ts";
 import { addRun } from "./run.ts";
 import { addSchema } from "./schema.ts";
 import { addShow } from "./show.ts";
+import { addWeights } from "./weights.ts";
 import { addSweep } from "./sweep.ts";
 
 /** The version in package.json, two folders up from src/cli and from dist/cli. */
@@ -53,6 +54,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addDiff,
     addSchema,
     addDoctor,
+    addWeights,
   ]) {
     add(program);
   }

@@ -5,6 +5,13 @@
  */
 
 import { type ClipStream, clipSampling } from "./clips.ts";
+import {
+  fixedChoices,
+  type VideoProtocol,
+  type VideoProtocolName,
+  videoProtocolNames,
+  videoProtocols,
+} from "./distribution/video-protocols.ts";
 import { msSsimConventions } from "./ms-ssim.ts";
 import { psnrCap } from "./psnr.ts";
 import { ssimConventions } from "./ssim.ts";
@@ -16,6 +23,18 @@ export interface ProtocolInfo {
   /** Choices that the name fixes; they are part of the hash. */
   readonly fixed: { readonly [choice: string]: unknown };
 }
+
+/** One entry a video protocol, under names that start with `kind`. */
+function forVideo<K extends string>(
+  kind: K,
+  info: (protocol: VideoProtocol, name: VideoProtocolName) => ProtocolInfo,
+): { readonly [name in `${K}:${VideoProtocolName}`]: ProtocolInfo } {
+  return Object.fromEntries(
+    videoProtocolNames.map((name) => [`${kind}:${name}`, info(videoProtocols[name], name)]),
+  ) as { [name in `${K}:${VideoProtocolName}`]: ProtocolInfo };
+}
+
+const neighbourChoices = { manifold: "balls to the 3rd nearest neighbour, Euclidean, float64" };
 
 /** What a score's `std` is. */
 const spread = "standard error over clips";
@@ -171,6 +190,26 @@ export const protocols = {
       kernel: "(x.y / d + 1)^3, all pairs, unbiased, float64",
     },
   },
+  "neighbours:moving-shapes-v1": {
+    measures:
+      "Precision and recall of a set of clips (Kynkäänniemi et al. 2019) on the features of frechet:moving-shapes-v1.",
+    fixed: { input: "8-bit RGB at the clip's own size, as 2x/255 - 1", ...neighbourChoices },
+  },
+  ...forVideo("fvd", ({ measures, ...protocol }) => ({
+    measures,
+    fixed: fixedChoices({ measures, ...protocol }),
+  })),
+  ...forVideo("kvd", (protocol, name) => ({
+    measures: `Unbiased squared maximum mean discrepancy with the kernel (x.y/d + 1)^3 on the features of fvd:${name} (TATS's KVD).`,
+    fixed: {
+      ...fixedChoices(protocol),
+      distance: "kernel (x.y / d + 1)^3, all pairs, unbiased, float64",
+    },
+  })),
+  ...forVideo("neighbours", (protocol, name) => ({
+    measures: `Precision and recall (Kynkäänniemi et al. 2019) on the features of fvd:${name}.`,
+    fixed: { ...fixedChoices(protocol), ...neighbourChoices, distance: "Euclidean" },
+  })),
   "probe:linear-codes": {
     measures:
       "Top-1 accuracy of a linear classifier of the label on frozen codes: mean over the cells of a coarse grid in each latent frame, frames concatenated, and the differences of successive frames.",

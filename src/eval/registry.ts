@@ -4,12 +4,21 @@ import { component, type Static } from "../config/schema.ts";
 import * as codebook from "./codebook-suite.ts";
 import * as compression from "./compression-suite.ts";
 import * as frechet from "./frechet-suite.ts";
+import * as fvd from "./fvd-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as rate from "./rate-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
 import type { Suite } from "./suite.ts";
 
-export const suites = { reconstruction, codebook, rate, compression, frechet, probe } as const;
+export const suites = {
+  reconstruction,
+  codebook,
+  rate,
+  compression,
+  frechet,
+  fvd,
+  probe,
+} as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
 
@@ -32,6 +41,8 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return compression.build(config, name);
     case "frechet":
       return frechet.build(config, name);
+    case "fvd":
+      return fvd.build(config, name);
     case "probe":
       return probe.build(config, name);
   }

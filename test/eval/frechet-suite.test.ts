@@ -23,7 +23,12 @@ const config = {
   seed: 0,
   covariance: "unbiased",
   kernel: true,
+  neighbours: false,
+  extrapolate: false,
+  reconstruction: true,
   generation: true,
+  floor: true,
+  repeats: 1,
 } as const;
 
 const tokenizer = blockTokenizer(5, 16, 16);
@@ -99,9 +104,9 @@ describe("frechet", () => {
 
   it("warns with fewer clips than dimensions, and stays finite", async () => {
     const messages: string[] = [];
-    const ctx = await context({ tokenizer, progress: (message) => messages.push(message) });
+    const ctx = await context({ tokenizer, warn: (message) => void messages.push(message) });
     const list = await buildSuite({ ...config, clips: 5 }, "frechet").run(ctx);
-    expect(messages.some((message) => message.includes("warning: 5 clips"))).toBe(true);
+    expect(messages.some((message) => message.includes("5 samples do not fill 64"))).toBe(true);
     expect(list.every((score) => Number.isFinite(score.value))).toBe(true);
     const tiny = {
       ...ctx,

@@ -2,8 +2,8 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { FeatureStatistics, frechetDistance } from "../../src/eval/frechet.ts";
-import { kernelDistance } from "../../src/eval/kernel-distance.ts";
+import { FeatureStatistics, frechetDistance } from "../../src/eval/distribution/frechet.ts";
+import { kernelDistance } from "../../src/eval/distribution/kernel-distance.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { fracsin, golden } from "./golden.ts";
 

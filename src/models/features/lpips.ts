@@ -217,14 +217,14 @@ function slicePrefix(trunk: LpipsTrunk): (conv: TrunkConv) => string {
  * Fill the variables from torchvision's trunk with the heads of the lpips package (merge the two
  * files), from a whole state of the lpips package, or from a converted file.
  */
-export function loadLpips(lpips: Lpips, weights: Weights): void {
+export function loadLpips(lpips: Lpips, weights: Weights): string {
   const { trunk, scope } = lpips;
   const layouts = [
     ownLayout,
     torchLayout("torchvision and lpips", trunk, ({ index }) => `features.${index}`),
     torchLayout("lpips", trunk, slicePrefix(trunk)),
   ];
-  assignWeights(scope, weights, layouts, `LPIPS on ${trunk}`);
+  return assignWeights(scope, weights, layouts, `LPIPS on ${trunk}`);
 }
 
 /** Build and fill. The device that the variables shall belong to must be active. */

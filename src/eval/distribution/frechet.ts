@@ -10,7 +10,7 @@
  */
 
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
-import { UserError } from "../config/errors.ts";
+import { UserError } from "../../config/errors.ts";
 
 /** Divide the scatter by N - 1 (TF-GAN, the original FVD, MAGVIT) or by N (StyleGAN-V, cd-FVD, LARP). */
 export type CovarianceDivisor = "unbiased" | "biased";
