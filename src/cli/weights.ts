@@ -111,7 +111,7 @@ async function check(
     const { layout, format, tests } = await acceptance(name, found, device, say);
     const held = tests.every((test) => test.holds);
     if (options.json) {
-      printJson({ name, ...found, layout, format, checksums: known, tests });
+      printJson({ ...found, layout, format, checksums: known, tests });
     } else {
       print(`${name}: ${found.paths.join(" and ")}`);
       print(`  format    ${format}, names of ${layout}`);

@@ -128,20 +128,24 @@ export function assignWeights(
     name: name.slice(scope.prefix.length),
     variable,
   }));
-  const lacks = layouts.map((layout) => ({
-    layout,
-    missing: variables.flatMap(({ name }) => {
-      const recipe = layout.recipe(name);
-      return recipe ? recipe.needs.filter((need) => !weights.tensors.has(need)) : [name];
-    }),
-  }));
+  const needsOf = (layout: WeightLayout): string[] =>
+    variables.flatMap(({ name }) => layout.recipe(name)?.needs ?? [name]);
+  const lacks = layouts
+    .map((layout) => ({
+      layout,
+      missing: needsOf(layout).filter((need) => !weights.tensors.has(need)),
+    }))
+    .sort((a, b) => a.missing.length - b.missing.length);
   const fit = lacks.find(({ missing }) => missing.length === 0);
   if (!fit) {
-    const nearest = lacks.reduce((a, b) => (b.missing.length < a.missing.length ? b : a));
-    const { missing, layout } = nearest;
+    const names = layouts.map(({ name }) => name).join(", ");
+    const partly = lacks.find(({ layout, missing }) => missing.length < needsOf(layout).length);
+    const { missing } = partly ?? lacks[0]!;
     const more = missing.length > 3 ? ` and ${missing.length - 3} more` : "";
     throw new UserError(
-      `${weights.source} does not hold the weights of ${network}: ${layout.name}'s names are nearest, and of them ${missing.slice(0, 3).join(", ")}${more} are missing`,
+      partly
+        ? `${weights.source} does not hold all weights of ${network}: by ${partly.layout.name}'s names ${missing.slice(0, 3).join(", ")}${more} are missing`
+        : `${weights.source} does not hold the weights of ${network}: it follows none of the namings ${names}`,
       `the file holds ${weights.tensors.size} tensors, e.g. ${[...weights.tensors.keys()].slice(0, 3).join(", ")}; \`tessera weights list\` says which files ${network} takes`,
     );
   }

@@ -1,7 +1,7 @@
 /** @file The formula weights and inputs of the conformance goldens, and what they say of a tensor. */
 
 import { expect } from "vitest";
-import { devices } from "../../../src/runtime/registry.ts";
+import { devices, openDevice } from "../../../src/runtime/registry.ts";
 import { float32, type HostTensor, sizeOf } from "../../../src/runtime/tensors.ts";
 import { permuted } from "../../../src/runtime/weight-files/weights.ts";
 import { mulberry } from "../../eval/golden.ts";
@@ -60,7 +60,20 @@ export function expectStats(found: HostTensor, golden: Stats, tolerance: number)
   golden.sample_index.forEach((at, i) => near(values[at]!, golden.sample[i]!, golden.max));
 }
 
-/** Devices that can be opened here and are fast enough for a published network. */
-export const fastDevices = (Object.keys(devices) as (keyof typeof devices)[]).filter(
-  (type) => type !== "reference",
-);
+/** Devices that can be opened here and are fast enough for a published network; the others say why not. */
+export const fastDevices: readonly Type[] = await openable();
+
+type Type = keyof typeof devices;
+
+async function openable(): Promise<Type[]> {
+  const found: Type[] = [];
+  for (const type of (Object.keys(devices) as Type[]).filter((one) => one !== "reference")) {
+    try {
+      (await openDevice({ type })).dispose();
+      found.push(type);
+    } catch (error) {
+      process.stderr.write(`not tested on ${type}: ${(error as Error).message}\n`);
+    }
+  }
+  return found;
+}
