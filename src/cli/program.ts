@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addCompare } from "./compare.ts";
 import { addCompress } from "./compress.ts";
+import { addData } from "./data.ts";
 import { addDiff } from "./diff.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
@@ -52,6 +53,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addReport,
     addShow,
     addDiff,
+    addData,
     addSchema,
     addDoctor,
     addWeights,

@@ -107,6 +107,7 @@ export async function openClips(
       type: options.type,
       split,
       size: places.size,
+      items: ordered.length,
       frames,
       height,
       width,

@@ -56,6 +56,8 @@ export interface Dataset {
   readonly classes: readonly string[];
   /** Changes when the content would: generator version and options, or the files' names, sizes and times. */
   readonly fingerprint: string;
+  /** Videos, pictures or records that the clips are cut from, where there are such. */
+  readonly items?: number;
   /** How clips are cut and their pixels made, by name: part of every score's protocol. */
   readonly sampling?: { readonly [choice: string]: unknown };
   /** Where clips lie in shards and are to be read shard by shard through a shuffle buffer. */

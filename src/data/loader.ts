@@ -213,7 +213,7 @@ async function makeBatch(dataset: Dataset, draws: readonly Draw[]): Promise<Batc
  * The sample of a draw. One that cannot be had is replaced by the next index that can, so a
  * vanished file changes one clip and not the order of all others.
  */
-async function drawSample(dataset: Dataset, { index, visit }: Draw): Promise<Sample> {
+export async function drawSample(dataset: Dataset, { index, visit }: Draw): Promise<Sample> {
   let reason = "";
   for (let step = 0; step < dataset.size; step++) {
     try {

@@ -2,6 +2,7 @@
 
 import { component, type Static } from "../config/schema.ts";
 import type { Dataset } from "./dataset.ts";
+import type { Listing } from "./listing.ts";
 import * as movingShapes from "./moving-shapes.ts";
 import * as videoFolder from "./video-folder.ts";
 import * as videoSet from "./video-set.ts";
@@ -16,6 +17,23 @@ export const datasetSchema = component("datasets", datasets, "Where clips come f
 
 export type DatasetConfig = Static<typeof datasetSchema>;
 
+export interface OpenOptions {
+  /** Look at folders anew, whatever the set's index says. */
+  readonly refresh?: boolean;
+}
+
+/** What a set's folder or list names, for sets that have one. */
+export function listingOf(config: DatasetConfig): Listing | undefined {
+  switch (config.type) {
+    case "video-folder":
+      return videoFolder.find(config);
+    case "video-set":
+      return videoSet.find(config);
+    default:
+      return undefined;
+  }
+}
+
 /**
  * Open one split of a data set.
  * @param seed the run's seed: random crops and spans, and endless generators, follow it
@@ -25,13 +43,14 @@ export function openDataset(
   config: DatasetConfig,
   split: "train" | "validation",
   seed: number,
+  options: OpenOptions = {},
 ): Promise<Dataset> {
   switch (config.type) {
     case "moving-shapes":
       return movingShapes.open(config, split, seed);
     case "video-folder":
-      return videoFolder.open(config, split, seed);
+      return videoFolder.open(config, split, seed, options.refresh);
     case "video-set":
-      return videoSet.open(config, split, seed);
+      return videoSet.open(config, split, seed, options.refresh);
   }
 }

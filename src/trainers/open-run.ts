@@ -52,6 +52,8 @@ export async function openRun(
     readonly device?: Experiment["device"];
     readonly dataset?: Experiment["dataset"];
     readonly warn?: (message: string) => void;
+    /** Leave the transformer out, which may not be trained yet. */
+    readonly tokenizerOnly?: boolean;
   } = {},
 ): Promise<OpenedRun> {
   const config = readRunConfig(dir);
@@ -82,7 +84,9 @@ export async function openRun(
     scopes.push(tokenizer.scope);
     loadAveraged(tokenizer.scope, tokenizerState);
     const classes = config.objective ? readClasses(dir) : [];
-    const objective = makeObjective(config, tokenizer, { classes });
+    const objective = options.tokenizerOnly
+      ? undefined
+      : makeObjective(config, tokenizer, { classes });
     if (objective) {
       scopes.push(objective.scope);
       const { steps } = trainer.transformer;
