@@ -17,7 +17,8 @@ export function addData(program: Command): void {
   addTokenize(data);
 }
 
-const NAMED = "@name of configs/datasets, a YAML file of a data set or an experiment, or a run folder";
+const NAMED =
+  "@name of configs/datasets, a YAML file of a data set or an experiment, or a run folder";
 
 function addCheck(data: Command): void {
   data
@@ -135,7 +136,12 @@ async function isDataset(file: string): Promise<boolean> {
   }
 }
 
-async function check(named: string, overrides: string[], options: { json?: boolean; all?: boolean }): Promise<void> { // biome-ignore format: one line
+async function check(
+  named: string,
+  overrides: string[],
+  options: { json?: boolean; all?: boolean },
+): Promise<void> {
+  // biome-ignore format: one line
   const { config, seed } = await loadDataset(named, overrides);
   const { setWarningSink } = await import("../data/warnings.ts");
   const { checkDataset } = await import("../data/check.ts");
@@ -264,7 +270,12 @@ async function tokenizeCommand(
   const prefixed = overrides.map((text) => (/^[+~]?dataset\b/.test(text) ? text : text.replace(/^([+~]?)/, "$1dataset."))); // biome-ignore format: one call
   const { config } = await loadExperiment(dir, prefixed);
   const device = { ...config.device, ...(options.threads !== undefined && { threads: options.threads }) }; // biome-ignore format: one value
-  const run = await openRun(dir, { dataset: config.dataset, device, warn: say, tokenizerOnly: true });
+  const run = await openRun(dir, {
+    dataset: config.dataset,
+    device,
+    warn: say,
+    tokenizerOnly: true,
+  });
   const stop = new signals.StopRequest();
   const unlisten = signals.listenForSignals(stop, (signal) => say(`${signal}: stopping`));
   try {
@@ -317,14 +328,27 @@ async function spread(
 ): Promise<void> {
   const { execa } = await import("execa");
   const { processes, part: own } = options;
+  const clips = options.clips === undefined ? [] : ["--clips", String(options.clips)];
   const common = [
     ...process.execArgv,
     process.argv[1]!,
-    ...["data", "tokenize", dir, ...overrides],
-    ...["--out", options.out, "--shard-clips", String(options.shardClips)],
-    ...["--visits", String(options.visits), "--batch", String(options.batch)],
-    ...(options.clips === undefined ? [] : ["--clips", String(options.clips)]),
-    ...["--threads", String(options.threads ?? 1), "--processes", "1"],
+    "data",
+    "tokenize",
+    dir,
+    ...overrides,
+    "--out",
+    options.out,
+    "--shard-clips",
+    String(options.shardClips),
+    "--visits",
+    String(options.visits),
+    "--batch",
+    String(options.batch),
+    "--threads",
+    String(options.threads ?? 1),
+    "--processes",
+    "1",
+    ...clips,
   ];
   const outer = own ?? slurmPart() ?? { index: 0, count: 1 };
   const runs = Array.from({ length: processes }, (_, i) => {
@@ -341,6 +365,7 @@ async function spread(
       "Their messages are above; the same command goes on from what is there.",
     );
   }
-  print(outer.count === 1 ? `${options.out} is complete` : `this part of ${options.out} is complete`);
-
+  print(
+    outer.count === 1 ? `${options.out} is complete` : `this part of ${options.out} is complete`,
+  );
 }

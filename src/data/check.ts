@@ -63,7 +63,7 @@ export async function checkDataset(config: DatasetConfig, seed = 0): Promise<Che
       const expected = official[split];
       splits.push({
         split,
-        called: String(dataset.sampling?.["split"] ?? split),
+        called: textOf(dataset.sampling?.["split"]) ?? split,
         items: dataset.items ?? dataset.size,
         named: stated ? stated + lost : (dataset.items ?? dataset.size) + lost,
         ...(expected !== undefined && { official: expected }),
@@ -98,3 +98,6 @@ export async function checkDataset(config: DatasetConfig, seed = 0): Promise<Che
       (official.classes === undefined || official.classes === classes),
   };
 }
+
+const textOf = (value: unknown): string | undefined =>
+  typeof value === "string" ? value : undefined;

@@ -29,7 +29,11 @@ export interface Inspection {
   readonly statistics: SplitStatistics;
   readonly sheet: Picture;
   /** Names and captions of the rows of the sheet. */
-  readonly rows: readonly { readonly id: string; readonly label: string; readonly caption: string }[];
+  readonly rows: readonly {
+    readonly id: string;
+    readonly label: string;
+    readonly caption: string;
+  }[];
 }
 
 /**

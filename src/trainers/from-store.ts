@@ -88,4 +88,3 @@ export function cacheOfStore(path: string, split: Split): TokenCache {
     },
   };
 }
-

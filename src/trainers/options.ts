@@ -121,6 +121,11 @@ export const trainerSchema = Type.Object(
     }),
     tokens: Type.Object(
       {
+        store: Type.Union([Type.String({ minLength: 1 }), Type.Null()], {
+          default: null,
+          description:
+            "Folder of a token store (`tessera data tokenize`) to train from: its tokenizer and tokens are taken, no tokenizer is trained and no video decoded. The config must describe the store's tokenizer.",
+        }),
         batch: Type.Integer({ minimum: 1, default: 16, description: "Clips encoded at a time." }),
         train_clips: Type.Integer({
           minimum: 0,

@@ -21,6 +21,7 @@ import { cacheConditions, readConditions } from "./conditions.ts";
 import { type RunContext, type Split, type Status, writeStatus } from "./context.ts";
 import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
 import type { Experiment } from "./experiment.ts";
+import { cacheOfStore, datasetOfStore, takeTokenizer } from "./from-store.ts";
 import { lockFolder } from "./lock.ts";
 import { writeMetricsParquet } from "./logging/metrics.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
@@ -142,6 +143,7 @@ async function runStages(
   reuse: boolean,
 ): Promise<readonly Score[]> {
   const { trainer, seed } = config;
+  const { store } = trainer.tokens;
   const train = await run.dataset("train");
   const validation = await run.dataset("validation");
   const cached = [
@@ -167,6 +169,9 @@ async function runStages(
     const origins = { tokenizer: { from: source } };
     writeFileAtomic(join(run.dir, "stages.json"), `${JSON.stringify(origins, null, 2)}\n`);
   }
+  if (store !== null) {
+    await takeTokenizer(run, store, config, tokenizer);
+  }
   await trainStage(run, tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed));
   const final = finalCheckpoint(run.dir, "tokenizer", trainer.tokenizer.steps, run.warn);
   loadAveraged(tokenizer.scope, final);
@@ -174,7 +179,9 @@ async function runStages(
   if (reuse) {
     publishTokenizer(run.dir, config, fingerprints);
   }
-  await reconstructionSamples(run, tokenizer, trainer.samples.count, final.step);
+  if (store === null) {
+    await reconstructionSamples(run, tokenizer, trainer.samples.count, final.step);
+  }
 
   // 2. Its tokens of all clips are computed once.
   const objective = makeObjective(config, tokenizer, train);
@@ -182,7 +189,13 @@ async function runStages(
     writeStatus(run.dir, { state: "running", stage: "tokens" });
     run.progress.start("tokens", 0);
     let before = 0;
-    for (const { dataset, clips } of cached) {
+    if (store !== null && objective.tasks) {
+      throw new UserError(
+        "trainer.tokens.store holds whole clips' tokens; tasks need tokens of changed clips too",
+        "Train objectives with tasks from the data set.",
+      );
+    }
+    for (const { dataset, clips } of store === null ? cached : []) {
       await cacheTokens(run, tokenizer, dataset, { batch: trainer.tokens.batch, clips }, (done) =>
         run.progress.update(before + done, dataset.split),
       );
@@ -198,7 +211,7 @@ async function runStages(
 
     // 3. The transformer learns from tokens.
     const source = (split: Split): TokenSource => ({
-      tokens: readTokens(tokensPath(run.dir, split)),
+      tokens: store === null ? readTokens(tokensPath(run.dir, split)) : cacheOfStore(store, split),
       conditions: readConditions(run.dir, split, objective.tasks),
     });
     await trainStage(
@@ -233,7 +246,11 @@ function openOnce(
 ): Promise<Dataset> {
   let dataset = datasets.get(split);
   if (dataset === undefined) {
-    dataset = openDataset(config.dataset, split, config.seed);
+    const { store } = config.trainer.tokens;
+    dataset =
+      store === null
+        ? openDataset(config.dataset, split, config.seed)
+        : Promise.resolve().then(() => datasetOfStore(store, config, split));
     dataset.catch(() => undefined); // whoever awaits it sees the failure
     datasets.set(split, dataset);
   }

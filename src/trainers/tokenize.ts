@@ -52,8 +52,15 @@ export interface TokenizeOptions {
 }
 
 /** Names a tokenizer by what it is: config, clip shape and weights. */
-export function tokenizerHash(config: Experiment["tokenizer"], clip: unknown, weights: Uint8Array): string {
-  return createHash("sha256").update(canonicalJson([config, clip])).update(weights).digest("hex");
+export function tokenizerHash(
+  config: Experiment["tokenizer"],
+  clip: unknown,
+  weights: Uint8Array,
+): string {
+  return createHash("sha256")
+    .update(canonicalJson([config, clip]))
+    .update(weights)
+    .digest("hex");
 }
 
 /** The weights that a tokenizer encodes with, as a safetensors file. */
@@ -135,7 +142,10 @@ function describeStore(
     shard_clips: shardClips,
     classes: datasets.train.classes,
     fps: datasets.train.fps,
-    splits: { train: describe(datasets.train, visits), validation: describe(datasets.validation, 1) },
+    splits: {
+      train: describe(datasets.train, visits),
+      validation: describe(datasets.validation, 1),
+    },
   };
 }
 

@@ -46,6 +46,8 @@ export interface TokenCache {
   readonly ids: Uint16Array;
   /** [size]; -1 without a class. */
   readonly labels: Int32Array;
+  /** The ids of some rows, [rows, length], where that is faster than to unpack all. */
+  rows?(rows: Uint32Array): Int32Array;
 }
 
 interface Rows extends TokenCache {
@@ -55,11 +57,13 @@ interface Rows extends TokenCache {
 
 /** The batch of some rows. */
 export function tokenBatch(cache: TokenCache, rows: Uint32Array): TokenBatch {
+  const labels = Int32Array.from(rows, (row) => cache.labels[row]!);
+  if (cache.rows) {
+    return { ids: cache.rows(rows), labels, size: rows.length };
+  }
   const ids = new Int32Array(rows.length * cache.length);
-  const labels = new Int32Array(rows.length);
   for (const [i, row] of rows.entries()) {
     ids.set(cache.ids.subarray(row * cache.length, (row + 1) * cache.length), i * cache.length);
-    labels[i] = cache.labels[row]!;
   }
   return { ids, labels, size: rows.length };
 }

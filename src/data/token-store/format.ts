@@ -106,8 +106,9 @@ export function readStoreInfo(store: string): StoreInfo {
     );
   }
   const info = JSON.parse(readFileSync(path, "utf8")) as StoreInfo;
-  if (info.format !== FORMAT) {
-    throw new UserError(`${path} is of format ${info.format}, expected ${FORMAT}`, "Make the store again."); // biome-ignore format: one call
+  const format: string = info.format;
+  if (format !== FORMAT) {
+    throw new UserError(`${path} is of format ${format}, expected ${FORMAT}`, "Make the store again."); // biome-ignore format: one call
   }
   return info;
 }

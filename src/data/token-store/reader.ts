@@ -107,7 +107,8 @@ export class TokenStore {
 
   /** The ids of some rows, [rows, length]. */
   rows(rows: ArrayLike<number>): Int32Array {
-    const out = new Int32Array(rows.length * this.length);
+    // Every value is written: no need to fill it with zeros first.
+    const out = new Int32Array(Buffer.allocUnsafeSlow(rows.length * this.length * 4).buffer);
     for (let i = 0; i < rows.length; i++) {
       this.read(rows[i]!, out, i * this.length);
     }
