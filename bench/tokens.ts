@@ -53,7 +53,11 @@ function measure(store: TokenStore): number {
   let [bytes, check] = [0, 0];
   const begin = performance.now();
   while (performance.now() - begin < 3000) {
-    for (let from = 0; from + BATCH <= order.length && performance.now() - begin < 3000; from += BATCH) {
+    for (
+      let from = 0;
+      from + BATCH <= order.length && performance.now() - begin < 3000;
+      from += BATCH
+    ) {
       const ids = store.rows(order.subarray(from, from + BATCH));
       bytes += ids.byteLength;
       check += ids[from % ids.length]!;

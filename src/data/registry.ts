@@ -3,12 +3,14 @@
 import { component, type Static } from "../config/schema.ts";
 import type { Dataset } from "./dataset.ts";
 import type { Listing } from "./listing.ts";
+import * as movingMnist from "./moving-mnist.ts";
 import * as movingShapes from "./moving-shapes.ts";
 import * as videoFolder from "./video-folder.ts";
 import * as videoSet from "./video-set.ts";
 
 export const datasets = {
   "moving-shapes": movingShapes,
+  "moving-mnist": movingMnist,
   "video-folder": videoFolder,
   "video-set": videoSet,
 } as const;
@@ -48,6 +50,8 @@ export function openDataset(
   switch (config.type) {
     case "moving-shapes":
       return movingShapes.open(config, split, seed);
+    case "moving-mnist":
+      return movingMnist.open(config, split, seed);
     case "video-folder":
       return videoFolder.open(config, split, seed, options.refresh);
     case "video-set":

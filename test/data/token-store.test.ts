@@ -30,17 +30,15 @@ describe("bits", () => {
   test("what is packed is what is unpacked, for every width and length", () => {
     fc.assert(
       fc.property(
-        fc
-          .integer({ min: 1, max: 24 })
-          .chain((bits) =>
-            fc.tuple(
-              fc.constant(bits),
-              fc.array(fc.integer({ min: 0, max: 2 ** bits - 1 }), {
-                minLength: 1,
-                maxLength: 150,
-              }),
-            ),
+        fc.integer({ min: 1, max: 24 }).chain((bits) =>
+          fc.tuple(
+            fc.constant(bits),
+            fc.array(fc.integer({ min: 0, max: 2 ** bits - 1 }), {
+              minLength: 1,
+              maxLength: 150,
+            }),
           ),
+        ),
         ([bits, ids]) => {
           const words = new Uint32Array(wordsFor(ids.length, bits) + 2);
           pack(ids, 0, ids.length, bits, words, 1);

@@ -35,7 +35,10 @@ export function tarMembers(
 ): { members: Member[]; problem?: string } {
   const members: Member[] = [];
   let longName: string | undefined;
-  for (let at = 0; at + 512 <= size; ) {
+  for (let at = 0; at < size; ) {
+    if (at + 512 > size) {
+      return { members, problem: "ends in the middle of a header" };
+    }
     const head = read(at, 512);
     if (head.every((byte) => byte === 0)) {
       return { members };

@@ -39,7 +39,7 @@ export function pack(
 }
 
 /** Unpacks whole groups: the fewest ids that fill whole words. */
-type Group = (words: Int32Array | Uint32Array, at: number, out: Int32Array, to: number) => void;
+type Group = (words: Uint32Array, at: number, out: Int32Array, to: number) => void;
 
 interface Unpacker {
   readonly ids: number;
