@@ -24,7 +24,7 @@ import { reflected, svgPath } from "../../src/data/moving-mnist.ts";
 import { type BilinearConvention, resizeBilinear } from "../../src/data/resize.ts";
 import { videomaeViews, vjepaSegments } from "../../src/data/sampling.ts";
 
-// biome-ignore lint/suspicious/noExplicitAny: goldens are plain JSON
+// oxlint-disable-next-line typescript/no-explicit-any -- goldens are plain JSON of many shapes
 const golden = (name: string): any =>
   JSON.parse(readFileSync(new URL(`../goldens/${name}.json`, import.meta.url), "utf8"));
 const reader = (bytes: Buffer) => (offset: number, length: number) =>
