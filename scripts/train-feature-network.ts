@@ -15,7 +15,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { Loader, type Batch } from "../src/data/loader.ts";
 import { type MovingShapesConfig, open } from "../src/data/moving-shapes.ts";
 import { colours, motionClasses, shapeNames, textureNames } from "../src/data/shapes/scene.ts";
-import { type Head, heads, movingShapesNet } from "../src/eval/networks/moving-shapes-net.ts";
+import { type Head, heads, movingShapesNet } from "../src/models/features/moving-shapes-net.ts";
 import { normalise } from "../src/eval/tokenize.ts";
 import { Scope } from "../src/models/scope.ts";
 import { writeFileAtomic } from "../src/runtime/files.ts";

@@ -7,6 +7,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { type Static, type TObject, Type } from "../config/schema.ts";
 import type { Layer } from "../models/layers.ts";
 import type { Scope } from "../models/scope.ts";
+import { adversarialSchema } from "./adversarial.ts";
 import {
   checkCnn,
   type CnnConfig,
@@ -17,6 +18,7 @@ import {
   type Problem,
 } from "./cnn.ts";
 import { initSchema } from "./inflation.ts";
+import { perceptualSchema } from "./perceptual.ts";
 import type { QuantizerConfig } from "./quantizers/registry.ts";
 import { checkPyramid } from "./quantizers/spae.ts";
 import { buildQuantizer } from "./quantizers/registry.ts";
@@ -42,6 +44,8 @@ export function trainingProperties(defaults: { readonly l2_weight: number }) {
       description:
         "Share of the training steps whose batch are single frames, evenly spread: joint training on images and clips. Needs a tokenizer that takes clips of one frame.",
     }),
+    perceptual: Type.Optional(perceptualSchema),
+    adversarial: Type.Optional(adversarialSchema),
     init: Type.Optional(initSchema),
   };
 }
@@ -139,7 +143,11 @@ export function assembleTokenizer(
     factors: quantizer.factors,
     width: quantizer.width,
     remedy: quantizer.remedy,
-    inputs: (clips, seed, step) => quantizer.inputs?.([clips, ...latents], seed, step) ?? {},
+    inputs(clips, seed, step, frames = clip.frames) {
+      const [t, h, w] = latents;
+      const grid = [clips, frames === clip.frames ? t : 1, h, w] as const;
+      return quantizer.inputs?.(grid, seed, step) ?? {};
+    },
     encode: (clips) => quantizer.assign(encode(clips)),
     lookup: (ids) => quantizer.lookup(ids),
     decode,

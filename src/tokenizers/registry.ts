@@ -25,6 +25,21 @@ export type TokenizerConfig = Static<typeof tokenizerSchema>;
 
 /** Everything about a valid config that does not fit together or does not fit the clips. */
 export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Problem[] {
+  const problems = checkType(config, clip);
+  if (
+    config.image_share > 0 &&
+    checkType(config, { ...clip, frames: 1 }).length > problems.length
+  ) {
+    problems.push({
+      path: "image_share",
+      message: "this tokenizer does not take single frames, so it cannot learn from images as well",
+      hint: "use a causal tokenizer (magvit2, cvivit, patches), or image_share=0",
+    });
+  }
+  return problems;
+}
+
+function checkType(config: TokenizerConfig, clip: ClipShape): Problem[] {
   switch (config.type) {
     case "magvit":
       return magvit.check(config, clip);

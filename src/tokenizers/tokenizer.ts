@@ -67,8 +67,9 @@ export interface Tokenizer {
    * `loss`: the same seed and step give the same.
    * @param clips how many clips the micro-batch has
    * @param step the key of the draw; the micro-batches of a step have different ones
+   * @param frames of the clips, where they are not those it is built for (images)
    */
-  inputs(clips: number, seed: number, step: number): HostTensors;
+  inputs(clips: number, seed: number, step: number, frames?: number): HostTensors;
   /**
    * The training loss. Codebook statistics are assigned inside (only when `training`).
    * @param clips [B, T, H, W, 3] in [-1, 1]

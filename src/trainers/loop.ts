@@ -4,6 +4,7 @@
  */
 
 import { join } from "node:path";
+import type * as tf from "@tensorflow/tfjs-core";
 import type { HostTensor, HostTensors } from "../runtime/tensors.ts";
 import { type Checkpoint, latestCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import { appendLine, type RunContext, writeStatus } from "./context.ts";
@@ -14,7 +15,14 @@ import { EventWriter } from "./logging/tensorboard.ts";
 import { AdamW } from "./optimizers.ts";
 import { getVariable, setVariable, valuesOf } from "./packing.ts";
 import { turn } from "./signals.ts";
-import { compileStage, type Metrics, meanMetrics, type StageFunctions, type Task } from "./step.ts";
+import {
+  compileStage,
+  CRITIC_LOSS,
+  type Metrics,
+  meanMetrics,
+  type StageFunctions,
+  type Task,
+} from "./step.ts";
 
 /** Folder of a stage's checkpoints. */
 export function checkpointDir(runDir: string, stage: Task["stage"]): string {
@@ -39,15 +47,23 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   }
   const optimizer = new AdamW(task.scope.trainable(), options, options.accumulate);
   const average = new MovingAverage(optimizer.packs);
-  await resume(saved, task, optimizer, average);
+  const opponent =
+    task.adversary &&
+    new AdamW(task.adversary.scope.trainable(), task.adversary.optimizer, options.accumulate);
+  const state: State = {
+    task,
+    optimizers: opponent ? [optimizer, opponent] : [optimizer],
+    average,
+  };
+  await resume(saved, state);
   let done = saved?.step ?? 0;
   let window = saved?.loop ?? { count: 0, sums: {} };
   truncateMetrics(jsonl, stage, saved?.step ?? -1);
 
-  const functions = compileStage(run.device, task, optimizer, average);
+  const functions = compileStage(run.device, task, optimizer, average, opponent);
   const board = new EventWriter(join(run.dir, "tensorboard", stage), done);
   const save = async (): Promise<void> => {
-    const tensors = await gatherState(task, optimizer, average);
+    const tensors = await gatherState(state);
     saveCheckpoint(dir, { step: done, tensors, loop: window });
     for (const [name, { data }] of tensors) {
       if (name.startsWith("model/")) {
@@ -65,6 +81,7 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   writeStatus(run.dir, { state: "running", stage, step: done, steps });
   run.progress.start(stage, done);
   const clock = new LoopClock();
+  const said = new Set<string>();
 
   try {
     let upcoming = loadAhead(task, done);
@@ -75,7 +92,7 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
       // While the device works, the host prepares the next batch.
       upcoming = done + 1 < steps ? loadAhead(task, done + 1) : upcoming;
       const metrics = await running;
-      if (!Number.isFinite(metrics["loss"]) || !Number.isFinite(metrics["grad_norm"])) {
+      if (!steady.every((name) => Number.isFinite(metrics[name] ?? 0))) {
         throw await diverged(run, task, done, batches);
       }
       done += 1;
@@ -84,7 +101,9 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
       const last = done === steps;
 
       if (last || done % options.log_every === 0) {
-        log("train", { ...means(window), lr: metrics["lr"]! });
+        const line = means(window);
+        log("train", { ...line, lr: metrics["lr"]! });
+        report(run, task, done, line, said);
         window = { count: 0, sums: {} };
         appendLine(run.dir, "timing.jsonl", { stage, step: done, ...clock.lap(options.batch) });
         writeStatus(run.dir, { state: "running", stage, step: done, steps });
@@ -112,6 +131,7 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   } finally {
     run.progress.stop();
     optimizer.dispose();
+    opponent?.dispose();
     average.dispose();
   }
 }
@@ -131,35 +151,68 @@ async function validate(task: Task, functions: StageFunctions): Promise<Metrics 
   return meanMetrics(all);
 }
 
+/** Metrics that must be finite for the training to go on. */
+const steady = ["loss", "grad_norm", CRITIC_LOSS, "critic_grad_norm"] as const;
+
+/** What a stage's task finds in its metrics, told once a process. */
+function report(
+  run: RunContext,
+  task: Task,
+  step: number,
+  metrics: Metrics,
+  said: Set<string>,
+): void {
+  const finding = task.watch?.(step, metrics);
+  if (finding && !said.has(finding.event)) {
+    said.add(finding.event);
+    appendLine(run.dir, "events.jsonl", { ...finding, stage: task.stage, step });
+    run.warn(`${task.stage} ${step}: ${finding.message}; ${finding.remedy}`);
+  }
+}
+
+/** Everything that a checkpoint of a stage holds. */
+interface State {
+  readonly task: Task;
+  readonly optimizers: readonly AdamW[];
+  readonly average: MovingAverage;
+}
+
+/** The variables of a task and of its adversary. */
+function* variablesOf({ scope, adversary }: Task): Iterable<[string, tf.Variable]> {
+  yield* scope.variables();
+  if (adversary) {
+    yield* adversary.scope.variables();
+  }
+}
+
 async function resume(
   saved: Checkpoint | undefined,
-  task: Task,
-  optimizer: AdamW,
-  average: MovingAverage,
+  { task, optimizers, average }: State,
 ): Promise<void> {
   if (saved === undefined) {
+    task.start?.();
     await average.start();
     return;
   }
-  for (const [name, variable] of task.scope.variables()) {
+  for (const [name, variable] of variablesOf(task)) {
     setVariable(variable, valuesOf(saved.tensors, `model/${name}`, variable.shape));
   }
-  optimizer.load(saved.tensors);
+  for (const optimizer of optimizers) {
+    optimizer.load(saved.tensors);
+  }
   average.load(saved.tensors);
 }
 
-async function gatherState(
-  task: Task,
-  optimizer: AdamW,
-  average: MovingAverage,
-): Promise<Map<string, HostTensor>> {
+async function gatherState({ task, optimizers, average }: State): Promise<Map<string, HostTensor>> {
   const tensors = new Map<string, HostTensor>();
-  for (const [name, variable] of task.scope.variables()) {
+  for (const [name, variable] of variablesOf(task)) {
     const data = await getVariable(variable);
     tensors.set(`model/${name}`, { dtype: "float32", shape: [...variable.shape], data });
   }
   await average.save(tensors);
-  await optimizer.save(tensors);
+  for (const optimizer of optimizers) {
+    await optimizer.save(tensors);
+  }
   return tensors;
 }
 

@@ -172,7 +172,10 @@ async function runStages(
   if (store !== null) {
     await takeTokenizer(run, store, config, tokenizer);
   }
-  await trainStage(run, tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed));
+  await trainStage(
+    run,
+    tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed, config.tokenizer),
+  );
   const final = finalCheckpoint(run.dir, "tokenizer", trainer.tokenizer.steps, run.warn);
   loadAveraged(tokenizer.scope, final);
   writeTables(run);

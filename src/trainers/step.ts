@@ -8,7 +8,7 @@ import type { Scope } from "../models/scope.ts";
 import type { Device } from "../runtime/device.ts";
 import { float32, type HostTensors, item } from "../runtime/tensors.ts";
 import type { MovingAverage } from "./ema.ts";
-import { type AdamW, adamwScalars, type Gradients } from "./optimizers.ts";
+import { type AdamW, type AdamWOptions, adamwScalars, type Gradients } from "./optimizers.ts";
 import type { StageOptions } from "./options.ts";
 import { emaDecay, learningRate } from "./schedules.ts";
 
@@ -16,6 +16,19 @@ type Inputs = { readonly [name: string]: tf.Tensor };
 interface Loss {
   readonly loss: tf.Scalar;
   readonly metrics: { readonly [name: string]: tf.Scalar };
+  /** What an adversary judges. */
+  readonly made?: tf.Tensor5D;
+}
+
+/** A second network that learns at every step to tell what the first one made from what is real. */
+export interface TaskAdversary {
+  /** Its variables: trainable ones are optimized by an optimizer of its own, all are saved. */
+  readonly scope: Scope;
+  /** Its optimizer, and its learning rate as a multiple of the stage's. */
+  readonly optimizer: AdamWOptions;
+  readonly lrRatio: number;
+  /** Traceable: its loss on what the step's `loss` made, which comes without a gradient. */
+  loss(inputs: Inputs, made: tf.Tensor5D, training: boolean): Loss;
 }
 
 /** What a stage trains, and on what. */
@@ -28,40 +41,66 @@ export interface Task {
   batches(step: number): Promise<HostTensors[]>;
   /** Traceable: the loss of one micro-batch. */
   loss(inputs: Inputs, training: boolean): Loss;
+  /** Learns beside the task, both from the same forward pass and before either is updated. */
+  readonly adversary?: TaskAdversary;
+  /** Called once before a stage begins from nothing; a resumed stage has its state from the disk. */
+  start?(): void;
+  /** What the means of the last lines of metrics give reason to say. */
+  watch?(step: number, metrics: Metrics): Finding | undefined;
   /** The number of held-out micro-batches, and their inputs: always the same. */
   readonly validationBatches: number;
   validationBatch(index: number): Promise<HostTensors>;
 }
 
+/** Something that went wrong without an error, for events.jsonl and the person who watches. */
+export interface Finding {
+  readonly event: string;
+  readonly message: string;
+  readonly remedy: string;
+}
+
 /** Means of the metrics of a step or a validation, the loss among them. */
 export type Metrics = { [name: string]: number };
 
-/** Traceable: loss, metrics and gradients of the parameters by full name. */
+/** Traceable: loss, metrics and gradients of the parameters by full name, and what was made. */
 export function lossAndGradients(
-  task: Task,
+  task: { loss(inputs: Inputs, training: boolean): Loss },
   inputs: Inputs,
   parameters: ReadonlyMap<string, tf.Variable>,
 ): Loss & { readonly gradients: Gradients } {
   let metrics: { [name: string]: tf.Scalar } = {};
+  let made: tf.Tensor5D | undefined;
   const { value, grads } = tf.variableGrads(() => {
     const result = task.loss(inputs, true);
     // The gradient's tidy would dispose of what the loss function does not return.
     metrics = Object.fromEntries(
       Object.entries(result.metrics).map(([name, metric]) => [name, tf.keep(metric)]),
     );
+    made = result.made && tf.keep(tf.clone(result.made));
     return result.loss;
   }, [...parameters.values()]);
   const gradients = Object.fromEntries(
     [...parameters].map(([name, variable]) => [name, grads[variable.name] ?? null]),
   );
   // Hand the kept tensors over to the caller's tidy, so that nothing is left behind.
-  const handed = Object.entries(metrics).map(([name, metric]) => {
-    const copy = tf.clone(metric);
-    metric.dispose();
-    return [name, copy] as const;
-  });
-  return { loss: value, metrics: Object.fromEntries(handed), gradients };
+  const handOver = <T extends tf.Tensor>(tensor: T): T => {
+    const copy = tf.clone(tensor);
+    tensor.dispose();
+    return copy;
+  };
+  const handed = Object.entries(metrics).map(([name, metric]) => [name, handOver(metric)] as const);
+  return {
+    loss: value,
+    metrics: Object.fromEntries(handed),
+    gradients,
+    ...(made && { made: handOver(made) }),
+  };
 }
+
+/** Prefix of the adversary's optimizer scalars among a step's inputs. */
+const OPPONENT = "critic_";
+/** The metric of the adversary's loss. */
+export const CRITIC_LOSS = "critic_loss";
 
 /** The compiled functions of a stage. */
 export interface StageFunctions {
@@ -79,32 +118,60 @@ export function compileStage(
   task: Task,
   optimizer: AdamW,
   average: MovingAverage,
+  opponent?: AdamW,
 ): StageFunctions {
-  const { options, stage } = task;
+  const { options, stage, adversary } = task;
   const parameters = task.scope.trainable();
+  const opposed = adversary?.scope.trainable() ?? new Map<string, tf.Variable>();
 
-  const update = (inputs: Inputs, gradients?: Gradients) => {
-    const { gradNorm, parameters: values } = optimizer.update(
-      {
-        rate: inputs["adamw_rate"] as tf.Scalar,
-        epsilon: inputs["adamw_epsilon"] as tf.Scalar,
-        keep: inputs["adamw_keep"] as tf.Scalar,
-      },
-      gradients,
+  /** Loss, metrics and gradients of both networks; nothing is updated yet. */
+  const evaluate = (inputs: Inputs) => {
+    const ours = lossAndGradients(task, inputs, parameters);
+    if (!adversary) {
+      return { outputs: { ...ours.metrics, loss: ours.loss }, gradients: ours.gradients };
+    }
+    const { made } = ours;
+    const theirs = lossAndGradients(
+      { loss: (given, training) => adversary.loss(given, made!, training) },
+      inputs,
+      opposed,
     );
+    return {
+      outputs: {
+        ...ours.metrics,
+        ...theirs.metrics,
+        loss: ours.loss,
+        [CRITIC_LOSS]: theirs.loss,
+      },
+      gradients: ours.gradients,
+      opposing: theirs.gradients,
+    };
+  };
+
+  const scalars = (inputs: Inputs, prefix = "") => ({
+    rate: inputs[`${prefix}adamw_rate`] as tf.Scalar,
+    epsilon: inputs[`${prefix}adamw_epsilon`] as tf.Scalar,
+    keep: inputs[`${prefix}adamw_keep`] as tf.Scalar,
+  });
+  const update = (inputs: Inputs, gradients?: Gradients, opposing?: Gradients) => {
+    const { gradNorm, parameters: values } = optimizer.update(scalars(inputs), gradients);
     average.update(values, inputs["ema_rate"] as tf.Scalar);
-    return gradNorm;
+    const other = opponent?.update(scalars(inputs, OPPONENT), opposing);
+    return { grad_norm: gradNorm, ...(other && { critic_grad_norm: other.gradNorm }) };
   };
   const trainStep = device.compile(`${stage}-train`, (inputs) => {
-    const { loss, metrics, gradients } = lossAndGradients(task, inputs, parameters);
-    return { ...metrics, loss, grad_norm: update(inputs, gradients) };
+    const { outputs, gradients, opposing } = evaluate(inputs);
+    return { ...outputs, ...update(inputs, gradients, opposing) };
   });
   const accumulateStep = device.compile(`${stage}-accumulate`, (inputs) => {
-    const { loss, metrics, gradients } = lossAndGradients(task, inputs, parameters);
+    const { outputs, gradients, opposing } = evaluate(inputs);
     optimizer.addGradients(gradients);
-    return { ...metrics, loss };
+    if (opposing) {
+      opponent?.addGradients(opposing);
+    }
+    return outputs;
   });
-  const updateStep = device.compile(`${stage}-update`, (inputs) => ({ grad_norm: update(inputs) }));
+  const updateStep = device.compile(`${stage}-update`, (inputs) => update(inputs));
   const validateStep = device.compile(`${stage}-validate`, (inputs) => {
     const { loss, metrics } = task.loss(inputs, false);
     return { ...metrics, loss };
@@ -119,6 +186,7 @@ export function compileStage(
       const lr = learningRate(options, step);
       const scalars = {
         ...adamwScalars(options, lr, step),
+        ...(adversary && opponentScalars(adversary, lr, step)),
         ema_rate: float32([], [1 - emaDecay(options.ema_decay, step)]),
       };
       if (batches.length === 1) {
@@ -133,6 +201,12 @@ export function compileStage(
     validate: async (inputs) => scalarsOf(await validateStep(inputs)),
     swap: async () => void (await swapStep({})),
   };
+}
+
+/** What the adversary's optimizer gets at a step, under names of its own. */
+function opponentScalars(adversary: TaskAdversary, lr: number, step: number): HostTensors {
+  const own = adamwScalars(adversary.optimizer, lr * adversary.lrRatio, step);
+  return Object.fromEntries(Object.entries(own).map(([name, x]) => [`${OPPONENT}${name}`, x]));
 }
 
 function scalarsOf(outputs: HostTensors): Metrics {

@@ -1,13 +1,21 @@
 /** @file The first stage: a tokenizer learns to reconstruct clips. */
 
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { Loader, stack } from "../data/loader.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensors, uint8 } from "../runtime/tensors.ts";
-import type { Tokenizer } from "../tokenizers/tokenizer.ts";
+import { buildAdversary } from "../tokenizers/adversarial.ts";
+import type { TrainingConfig } from "../tokenizers/autoencoder.ts";
+import { inflate, type Init } from "../tokenizers/inflation.ts";
+import { buildPerceptual } from "../tokenizers/perceptual.ts";
+import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
+import { latestCheckpoint, readCheckpoint } from "./checkpoint.ts";
 import type { StageOptions } from "./options.ts";
-import type { Task } from "./step.ts";
+import type { Finding, Metrics, Task } from "./step.ts";
 
 /**
  * Pixels as models see them.
@@ -27,59 +35,181 @@ export function heldOutRows(size: number, batch: number, index: number): Uint32A
   return order.subarray(index * batch, (index + 1) * batch);
 }
 
-/** The training of a tokenizer. */
+/** The training of a tokenizer, with what its config adds to the tokenizer's own loss. */
 export function tokenizerTask(
   tokenizer: Tokenizer,
   options: StageOptions,
   train: Dataset,
   validation: Dataset,
   seed: number,
+  config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0 },
 ): Task {
   const size = options.batch / options.accumulate;
-  const shape = [tokenizer.clip.frames, tokenizer.clip.height, tokenizer.clip.width, 3];
+  const { frames, height, width } = tokenizer.clip;
   const loader = new Loader(train, { batch: options.batch, seed });
   let position: number | undefined;
   const held = Math.min(size, validation.size);
+  const perceptual = config.perceptual && buildPerceptual(config.perceptual);
+  const game = config.adversarial && buildAdversary(config.adversarial, tokenizer.clip, seed);
+
+  /** Pixel and perceptual losses of made clips: what the adaptive weight is measured against. */
+  const rest = (made: tf.Tensor5D, real: tf.Tensor5D): tf.Scalar => {
+    const error = tf.mul(tf.sub(made, real), 0.5);
+    const pixels = tf.add<tf.Scalar>(
+      tf.mul(tf.mean(tf.square(error)), config.l2_weight),
+      tf.mul(tf.mean(tf.abs(error)), config.l1_weight),
+    );
+    const seen = perceptual && tf.mul(perceptual(made, real), config.perceptual!.weight);
+    return seen ? tf.add(pixels, seen) : pixels;
+  };
 
   return {
     stage: "tokenizer",
     scope: tokenizer.scope,
     options,
+
+    start() {
+      if (config.init) {
+        startFrom(tokenizer, config.init);
+      }
+    },
+
     async batches(step) {
       if (position !== step) {
         const perEpoch = loader.batchesPerEpoch;
         loader.resume({ epoch: Math.floor(step / perEpoch), batch: step % perEpoch });
       }
       position = step + 1;
-      const { clips } = await loader.next();
+      const loaded = (await loader.next()).clips;
+      const images = isImageStep(step, config.image_share);
+      const clips = images ? singleFrames(loaded, tokenizer.clip, seed, step) : loaded;
+      const shape = [size, images ? 1 : frames, height, width, 3];
       const length = clips.length / options.accumulate;
       return Array.from(
         { length: options.accumulate },
         (_, i): HostTensors => ({
-          clips: uint8([size, ...shape], clips.subarray(i * length, (i + 1) * length)),
+          clips: uint8(shape, clips.subarray(i * length, (i + 1) * length)),
           step: float32([], [step]),
-          ...tokenizer.inputs(size, seed, step * options.accumulate + i),
+          ...tokenizer.inputs(size, seed, step * options.accumulate + i, shape[1]),
         }),
       );
     },
+
     loss(inputs, training) {
-      const { loss, metrics } = tokenizer.loss(
-        toPixels(inputs["clips"]!),
-        inputs["step"] as tf.Scalar,
-        training,
-        training ? inputs : undefined,
-      );
-      return { loss, metrics };
+      const real = toPixels(inputs["clips"]!);
+      const step = inputs["step"] as tf.Scalar;
+      const noise = training ? inputs : undefined;
+      const own = tokenizer.loss(real, step, training, noise);
+      const made = own.reconstruction;
+      let { loss } = own;
+      let metrics = own.metrics;
+      if (perceptual) {
+        const distance = perceptual(made, real);
+        loss = tf.add(loss, tf.mul(distance, config.perceptual!.weight));
+        metrics = { ...metrics, perceptual: distance };
+      }
+      if (game && training) {
+        const share = game.generator(made, step, (x) => rest(x, real));
+        loss = tf.add(loss, share.loss);
+        metrics = { ...metrics, ...share.metrics };
+      }
+      return { loss, metrics, ...(game && training && { made }) };
     },
+
+    ...(game && {
+      adversary: {
+        scope: game.scope,
+        optimizer: {
+          beta1: config.adversarial!.beta1,
+          beta2: config.adversarial!.beta2,
+          epsilon: options.epsilon,
+          weight_decay: 0,
+          clip_norm: options.clip_norm,
+        },
+        lrRatio: config.adversarial!.lr_ratio,
+        loss: (inputs, made, training) =>
+          game.critic(toPixels(inputs["clips"]!), made, inputs["step"] as tf.Scalar, training),
+      },
+    }),
+
+    watch: (step, metrics) => findCollapse(step, metrics, tokenizer.remedy, options.steps),
+
     validationBatches: Math.min(options.validate_batches, Math.floor(validation.size / held)),
     async validationBatch(index) {
       const rows = heldOutRows(validation.size, held, index);
       const samples = await Promise.all(Array.from(rows, (row) => validation.get(row, 0)));
       return {
-        clips: uint8([held, ...shape], stack(samples).clips),
+        clips: uint8([held, frames, height, width, 3], stack(samples).clips),
         // Schedules of the loss are over: held-out losses of all steps are comparable.
         step: float32([], [options.steps]),
       };
     },
   };
+}
+
+/** Image steps are spread evenly: a step is one when the count that is due grows with it. */
+export function isImageStep(step: number, share: number): boolean {
+  return Math.floor((step + 1) * share) > Math.floor(step * share);
+}
+
+/** One random frame of each clip: [B, T, H, W, 3] bytes to [B, 1, H, W, 3]. */
+function singleFrames(
+  clips: Uint8Array,
+  { frames, height, width }: ClipShape,
+  seed: number,
+  step: number,
+): Uint8Array {
+  const frame = height * width * 3;
+  const count = clips.length / (frames * frame);
+  const random = new Random(seed, "tokenizer/frames", step);
+  const chosen = new Uint8Array(count * frame);
+  for (let i = 0; i < count; i++) {
+    const at = (i * frames + random.int(frames)) * frame;
+    chosen.set(clips.subarray(at, at + frame), i * frame);
+  }
+  return chosen;
+}
+
+/** The lowest share of log(codes) that a batch may use before we speak of collapse. */
+const COLLAPSED = 0.1;
+
+/**
+ * A collapsed codebook: the tokens of a batch are nearly all equal. The first twentieth of a training
+ * is left out: untrained encoders give like tokens.
+ */
+export function findCollapse(
+  step: number,
+  metrics: Metrics,
+  remedy: string,
+  steps: number,
+): Finding | undefined {
+  const { usage, perplexity } = metrics;
+  if (usage === undefined || usage >= COLLAPSED || step < Math.min(200, 0.05 * steps)) {
+    return undefined;
+  }
+  return {
+    event: "codebook-collapse",
+    message: `the codebook has collapsed: a batch uses ${perplexity!.toFixed(1)} codes evenly, ${(100 * usage).toFixed(0)} % of the entropy that it could have`,
+    remedy,
+  };
+}
+
+/** Give a tokenizer the weights that its config starts from. */
+function startFrom(tokenizer: Tokenizer, { checkpoint, inflation }: Init): void {
+  const folders = [checkpoint, join(checkpoint, "checkpoints", "tokenizer")];
+  const warnings: string[] = [];
+  const found =
+    existsSync(checkpoint) && statSync(checkpoint).isFile()
+      ? readCheckpoint(checkpoint)
+      : folders
+          .map((folder) => latestCheckpoint(folder, (text) => warnings.push(text)))
+          .find((one) => one !== undefined);
+  if (!found) {
+    throw new UserError(
+      `tokenizer.init.checkpoint: there is no checkpoint at ${checkpoint}`,
+      warnings[0] ??
+        "give a run's folder, its checkpoints/tokenizer folder, or a .safetensors file",
+    );
+  }
+  inflate(tokenizer.scope, found.tensors, inflation);
 }

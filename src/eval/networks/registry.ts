@@ -12,7 +12,7 @@ import { UserError } from "../../config/errors.ts";
 import { Scope } from "../../models/scope.ts";
 import { decodeSafetensors } from "../../runtime/safetensors.ts";
 import { sizeOf } from "../../runtime/tensors.ts";
-import * as movingShapes from "./moving-shapes-net.ts";
+import * as movingShapes from "../../models/features/moving-shapes-net.ts";
 
 /** A network ready to use: its variables hold the published weights. */
 export interface FeatureNetwork {

@@ -17,8 +17,8 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
-import { conv, dense, groupNorm, type Layer, sequence } from "../../models/layers.ts";
-import { fanIn, type Scope } from "../../models/scope.ts";
+import { conv, dense, groupNorm, type Layer, sequence } from "../layers.ts";
+import { fanIn, type Scope } from "../scope.ts";
 import type { Block } from "../../runtime/ops.ts";
 
 /** Length of a feature vector. */
@@ -40,6 +40,8 @@ const stages: readonly (readonly [width: number, kernel: Block, strides: Block])
 export interface MovingShapesNet {
   /** Clips [B, T, H, W, 3] in [-1, 1] to features [B, 64]; T, H, W >= 1. */
   features(clips: tf.Tensor5D): tf.Tensor2D;
+  /** What the four stages make of clips [B, T, H, W, 3] in [-1, 1]: [B, T_l, H_l, W_l, C_l] each. */
+  maps(clips: tf.Tensor5D): tf.Tensor5D[];
   /** Features [B, 64] to the logits of each head. */
   logits(features: tf.Tensor2D): { readonly [head in Head]: tf.Tensor2D };
 }
@@ -65,14 +67,19 @@ export function movingShapesNet(scope: Scope): MovingShapesNet {
     inputs = outputs;
   });
   const trunk = sequence(layers);
+  const maps = (clips: tf.Tensor5D): tf.Tensor5D[] => {
+    let x = clips;
+    return stages.map((_, i) => (x = layers[2 * i + 1]!(layers[2 * i]!(x))));
+  };
   const classifiers = Object.entries(heads).map(
     ([head, outputs]) =>
       [head as Head, dense(scope.child(head), { inputs: featureWidth, outputs })] as const,
   );
   return {
+    maps,
     features(clips) {
-      const maps = trunk(clips); // [B, T', H', W', 64]
-      return tf.mean(tf.reshape(maps, [clips.shape[0], -1, featureWidth]), 1);
+      const last = trunk(clips); // [B, T', H', W', 64]
+      return tf.mean(tf.reshape(last, [clips.shape[0], -1, featureWidth]), 1);
     },
     logits: (features) =>
       Object.fromEntries(
