@@ -271,7 +271,7 @@ describe("a tokenizer stage", () => {
       "perceptual",
       "usage",
     ]) {
-      expect(last[name], name).toBeTypeOf("number");
+      expect(last[name]).toBeTypeOf("number");
     }
   });
 
