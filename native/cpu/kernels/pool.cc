@@ -4,6 +4,7 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -169,6 +170,7 @@ struct Buffer {
   std::size_t bytes = 0;
 };
 constexpr int kMaxThreads = 256;
+constexpr std::size_t kLargePage = 2 << 20;
 Buffer buffers[kMaxThreads + 1][kScratchSlots];
 std::atomic<std::size_t> held{0};
 
@@ -177,9 +179,14 @@ float* grow(Buffer& buffer, std::size_t bytes) {
     std::free(buffer.data);
     held -= buffer.bytes;
     buffer = {};
-    const std::size_t size = (bytes + bytes / 8 + 4095) / 4096 * 4096;
+    // Large pages where there are some: transforms touch hundreds of small ones at a time.
+    const std::size_t page = bytes >= kLargePage / 4 ? kLargePage : 4096;
+    const std::size_t size = (bytes + bytes / 8 + page - 1) / page * page;
     void* data = nullptr;
-    if (posix_memalign(&data, 4096, size) != 0) throw std::bad_alloc();
+    if (posix_memalign(&data, page, size) != 0) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    if (page == kLargePage) madvise(data, size, MADV_HUGEPAGE);
+#endif
     buffer = {static_cast<float*>(data), size};
     held += size;
   }

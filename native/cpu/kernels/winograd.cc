@@ -249,6 +249,7 @@ struct Engine {
   /** y from x and filter [taps, ci, co]. */
   void convolve(const Pass& pass, const float* x, const float* filter, float* y, const ConvExtra& extra) const {
     const i64 ci = pass.ci, co = pass.co, cv = round_up(ci, VL), ov = round_up(co, VL);
+    if (P * ci * ov > kNarrow) return convolve_wide(pass, x, filter, y, extra);
     const i64 panels = ceil_div(ov, NR);
     const i64 panel = ci * NR;               // floats a panel of u: [ci, NR]
     const i64 point = panels * panel;        // floats a point of u
@@ -301,8 +302,8 @@ struct Engine {
             }
             const Store how = c == 0 ? Store::set : Store::add;
             for (i64 p = 0; p < P; p++) {
-              tiles_product(count, width / VL, depth, v + p * vp, is, u + p * point + o / NR * panel + c * NR,
-                            panel, m + p * mp, os, how);
+              tessera::tiles(count, width / VL, depth, v + p * vp, is, 1, u + p * point + o / NR * panel + c * NR, panel,
+                             m + p * mp, os, how);
             }
           }
           for (i64 i = 0; i < count; i++) {
@@ -313,9 +314,71 @@ struct Engine {
     });
   }
 
-  static void tiles_product(i64 rows, i64 vectors, i64 depth, const float* a, i64 ra, const float* b, i64 panel,
-                            float* c, i64 ldc, Store how) {
-    tessera::tiles(rows, vectors, depth, a, ra, 1, b, panel, c, ldc, how);
+  /**
+   * The same where the transformed filter is too large to be read again for every block: the tiles are
+   * transformed first, for all threads; then each thread takes slices of the result's channels, whose
+   * filters it transforms for itself.
+   */
+  void convolve_wide(const Pass& pass, const float* x, const float* filter, float* y,
+                     const ConvExtra& extra) const {
+    const i64 ci = pass.ci, co = pass.co, cv = round_up(ci, VL);
+    const i64 slices = ceil_div(co, NR);
+    const i64 chunk = std::clamp<i64>(kWideFloats / (P * cv), 8, tiles);
+    const i64 vp = chunk * cv + VL;
+    const i64 depths = ceil_div(P * ci * NR, kFilterFloats), deep = ceil_div(ci, depths);
+    float* v = shared_scratch(0, P * vp);
+    float* zeros = shared_scratch(1, cv);
+    std::fill(zeros, zeros + cv, 0.0f);
+    const Side from(pass.in, ci), to(pass.out, co);
+    for (i64 first = 0; first < tiles; first += chunk) {
+      const i64 count = std::min(chunk, tiles - first);
+      parallel_for(count, 1, [&](i64 begin, i64 end, int thread) {
+        const float** at = reinterpret_cast<const float**>(thread_scratch(thread, 2, 2 * P));
+        for (i64 i = begin; i < end; i++) {
+          const Place q = place(first + i);
+          positions<PT, PS>(from, x, q.b, q.t - pass.pad[0], q.h - pass.pad[1], q.w - pass.pad[2], zeros, at);
+          for (i64 k = 0; k < ci; k += VL) {
+            if (k + VL <= ci) {
+              transform_input<true>(at, k, VL, v + i * cv + k, vp);
+            } else {
+              transform_input<false>(at, k, static_cast<int>(ci - k), v + i * cv + k, vp);
+            }
+          }
+        }
+      });
+      const i64 groups = std::min(count, ceil_div(threads(), slices));
+      parallel_for(slices * groups, 1, [&](i64 begin, i64 end, int thread) {
+        for (i64 task = begin; task < end; task++) {
+          const i64 o = task / groups * NR, group = task % groups;
+          const i64 g0 = count * group / groups, g1 = count * (group + 1) / groups;
+          const i64 vectors = ceil_div(std::min<i64>(NR, co - o), VL);
+          const i64 n = deep == ci ? std::min(g1 - g0, std::max<i64>(8, kProductFloats / (P * NR))) : g1 - g0;
+          const i64 mp = n * NR + VL, up = deep * NR;
+          float* m = thread_scratch(thread, 0, P * mp);
+          float* u = thread_scratch(thread, 1, P * up);
+          for (i64 c = 0; c < ci; c += deep) {
+            const i64 depth = std::min(deep, ci - c);
+            for (i64 k = 0; k < depth; k++) {
+              for (i64 j = 0; j < vectors * VL; j += VL) {
+                transform_filter(filter + (c + k) * co + o + j, ci * co,
+                                 static_cast<int>(std::min<i64>(VL, co - o - j)), u + k * NR + j, up);
+              }
+            }
+            for (i64 b = g0; b < g1; b += n) {
+              const i64 rows = std::min(n, g1 - b);
+              for (i64 p = 0; p < P; p++) {
+                tessera::tiles(rows, vectors, depth, v + p * vp + b * cv + c, cv, 1, u + p * up, 0, m + p * mp, NR,
+                               c == 0 ? Store::set : Store::add);
+              }
+              if (c + depth < ci) continue;
+              for (i64 i = 0; i < rows; i++) {
+                write(to, place(first + b + i), m + i * NR, mp, o, std::min<i64>(NR, co - o), y, extra);
+              }
+            }
+          }
+        }
+      });
+    }
   }
 
   void write(const Side& to, const Place& q, const float* m, i64 step, i64 o, i64 width, float* y,
@@ -410,6 +473,11 @@ struct Engine {
     }
   }
 
+  /** Values of a transformed filter up to which every block reads it again. */
+  static constexpr i64 kNarrow = 1200 * 1024;
+  static constexpr i64 kWideFloats = 2560 * 1024;    // transformed tiles for all threads
+  static constexpr i64 kFilterFloats = 512 * 1024;   // a thread's transformed filters
+  static constexpr i64 kProductFloats = 128 * 1024;  // and products
   static constexpr i64 kSlice = 128;
   static constexpr i64 kBlockFloats = 200 * 1024;
   static constexpr i64 kGradSlice = 64;
