@@ -199,9 +199,12 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
     name,
     threads,
   );
+  if (objective.type === "multimodal") {
+    throw new Error("no decoding workload has a multi-modal objective");
+  }
   const mask = objective.type === "masked";
   const transformer = buildTransformer(model, space, { mask }, scope.child("transformer"));
-  const sampler = (choice: ObjectiveConfig): Sampler =>
+  const sampler = (choice: SimpleObjective): Sampler =>
     choice.type === "masked"
       ? buildMaskedSampler(device, transformer, choice.sampling)
       : buildCausalSampler(device, transformer, choice.sampling);
@@ -228,9 +231,10 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
 }
 
 type Sampler = (options: SampleOptions) => Promise<Int32Array>;
+type SimpleObjective = Exclude<ObjectiveConfig, { type: "multimodal" }>;
 
 /** The objective with the likeliest token always, so that both sides make the same ones. */
-function withoutNoise(objective: ObjectiveConfig): ObjectiveConfig {
+function withoutNoise(objective: SimpleObjective): SimpleObjective {
   return objective.type === "masked"
     ? { ...objective, sampling: { ...objective.sampling, temperature: 0, choice_temperature: 0 } }
     : { ...objective, sampling: { ...objective.sampling, temperature: 0 } };

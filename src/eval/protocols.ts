@@ -220,6 +220,24 @@ export const protocols = {
       l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
     },
   },
+  "factors:moving-shapes": {
+    measures:
+      "Share of clips whose motion, shape or colour, read off the pixels, is the one asked for. The reader's own accuracy on real clips is the score of `real`.",
+    fixed: {
+      reader:
+        "brightness mask; colour by votes; motion and shape by logistic regression on path and outline features of training clips",
+      spread: "standard error of a share over clips",
+    },
+  },
+  "factors:sound": {
+    measures:
+      "Share of clips whose sound has the pitch that the picture calls for: the median difference over frames is within some semitones.",
+    fixed: {
+      pitch:
+        "lowest spectral peak of 180 to 880 Hz within a third of the loudest, windows of about a tenth of a second",
+      expected: "(220 + 440 (1 - y / H)) (1.25 - r / side), centre and area of the shape by frame",
+    },
+  },
   "probe:linear-ids": {
     measures:
       "As probe:linear-codes, on histograms of the sub-ids alone: it sees which tokens occur, not what they embed to.",

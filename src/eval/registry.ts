@@ -3,6 +3,7 @@
 import { component, type Static } from "../config/schema.ts";
 import * as codebook from "./codebook-suite.ts";
 import * as compression from "./compression-suite.ts";
+import * as factors from "./factors-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as fvd from "./fvd-suite.ts";
 import * as probe from "./probe-suite.ts";
@@ -17,6 +18,7 @@ export const suites = {
   compression,
   frechet,
   fvd,
+  factors,
   probe,
 } as const;
 
@@ -43,6 +45,8 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return frechet.build(config, name);
     case "fvd":
       return fvd.build(config, name);
+    case "factors":
+      return factors.build(config, name);
     case "probe":
       return probe.build(config, name);
   }

@@ -96,7 +96,7 @@ export type Cache = readonly { readonly key: tf.Variable; readonly value: tf.Var
  * "Transformers without tears", §3.1): 0.02 at width 1000, where BERT and GPT-2 use it, and larger for
  * narrower models, which a fixed 0.02 would leave all but linear and slow to learn.
  */
-const initStd = (width: number) => Math.sqrt(2 / (5 * width));
+export const initStd = (width: number) => Math.sqrt(2 / (5 * width));
 
 /** A fault of the sizes against each other, in the words of the config, or nothing. */
 export function checkTransformer(
@@ -331,21 +331,21 @@ export function buildTransformer(
 }
 
 /** What a block does with its queries, keys and values [B, h, n, d]. */
-type Attend = (
+export type Attend = (
   query: tf.Tensor4D,
   key: tf.Tensor4D,
   value: tf.Tensor4D,
   block: number,
 ) => tf.Tensor4D;
 
-type Block = (x: tf.Tensor3D, attend: Attend, index: number) => tf.Tensor3D;
+export type TransformerBlock = (x: tf.Tensor3D, attend: Attend, index: number) => tf.Tensor3D;
 
 const attendFully: Attend = (query, key, value) => attention(query, key, value);
 const attendBackward: Attend = (query, key, value) =>
   attention(query, key, value, { causal: true });
 
 /** Put `row` [B, h, 1, d] at the place where `here` [1, 1, N, 1] is one; keep the rest. */
-function overwrite(variable: tf.Variable, row: tf.Tensor4D, here: tf.Tensor): tf.Tensor4D {
+export function overwrite(variable: tf.Variable, row: tf.Tensor4D, here: tf.Tensor): tf.Tensor4D {
   const updated = tf.add(tf.mul(variable, tf.sub(1, here)), tf.mul(row, here)) as tf.Tensor4D;
   variable.assign(updated);
   return updated;
@@ -355,7 +355,7 @@ function overwrite(variable: tf.Variable, row: tf.Tensor4D, here: tf.Tensor): tf
  * x + attention(norm(x)), then x + mlp(norm(x)). Projections back into the residual stream start
  * smaller by sqrt(2 · depth), so that the stream's variance does not grow with depth (GPT-2).
  */
-function buildBlock(scope: Scope, config: TransformerConfig): Block {
+export function buildBlock(scope: Scope, config: TransformerConfig): TransformerBlock {
   const { width, heads, depth, mlp_ratio } = config;
   const inner = Math.round(width * mlp_ratio);
   const residual = normal(initStd(width) / Math.sqrt(2 * depth));

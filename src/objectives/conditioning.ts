@@ -21,6 +21,7 @@ import {
   taskPrompts,
   usesClass,
   usesPixels,
+  variantOf,
 } from "./tasks.ts";
 
 export const conditionings = ["commit", "prefix", "latent-masking"] as const;
@@ -31,6 +32,7 @@ export const parts = { reconstruct: 0, mask: 1, refine: 2 } as const;
 
 /** The tasks of an objective, laid out on its tokens. */
 export interface Conditions extends TaskMixture {
+  readonly names: readonly TaskName[];
   readonly conditioning: Conditioning;
   /** Per task: which tokens hold a condition, [N]. */
   readonly inside: readonly Uint8Array[];
@@ -73,6 +75,7 @@ export function buildConditions(
   const { prompts, count } = taskPrompts(names, options.prompts);
   return {
     names,
+    variants: names.map(variantOf),
     conditionFrames,
     conditioning,
     inside,

@@ -5,7 +5,9 @@ import type { Scope } from "../models/scope.ts";
 import type { Device } from "../runtime/device.ts";
 import type { HostTensors } from "../runtime/tensors.ts";
 import type { TokenPrior } from "./prior.ts";
-import type { ClipGeometry, TaskName } from "./tasks.ts";
+import type { AudioTokenizer } from "../tokenizers/spectral-audio.ts";
+import type { TextTokenizer } from "./multimodal/words.ts";
+import type { ClipGeometry, ClipVariant } from "./tasks.ts";
 
 /** The token sequences that a transformer is built for. */
 export interface TokenSpace {
@@ -17,13 +19,16 @@ export interface TokenSpace {
   readonly classes: number;
   /** The clips behind the tokens, which conditional tasks are laid out on. */
   readonly clip?: ClipGeometry;
+  /** The tokenizers of captions and of sound, for multi-modal models. */
+  readonly text?: TextTokenizer;
+  readonly audio?: AudioTokenizer;
 }
 
 /** What the conditional tasks of a batch show. */
 export interface TaskConditions {
   /** [B], each an index into `Objective.tasks`. */
   readonly tasks: Int32Array;
-  /** B·N·F sub-ids of the padded clips; read only inside each sample's condition. */
+  /** B·N·F sub-ids of the padded or otherwise changed clips; read only where the task shows them. */
   readonly ids: Int32Array;
 }
 
@@ -36,6 +41,10 @@ export interface TokenBatch {
   readonly size: number;
   /** For objectives with tasks. */
   readonly conditions?: TaskConditions;
+  /** [B, L] ids of captions, -1 behind their ends, for objectives that read text. */
+  readonly texts?: Int32Array;
+  /** [B, frames, levels] audio codes, for objectives that know sound. */
+  readonly audio?: Int32Array;
 }
 
 export interface SampleOptions {
@@ -51,7 +60,9 @@ export interface SampleOptions {
 
 /** The tasks of an objective. */
 export interface TaskMixture {
-  readonly names: readonly TaskName[];
+  readonly names: readonly string[];
+  /** Per task: which change of the clip its condition's tokens are of, if any. */
+  readonly variants: readonly (ClipVariant | undefined)[];
   /** Frames that FP and CFP are given. */
   readonly conditionFrames: number;
   /** The tasks of one step's samples: indices into `names`, [size]. */
@@ -68,6 +79,8 @@ export interface Objective {
   readonly space: TokenSpace;
   /** Absent when samples are made from a label alone. */
   readonly tasks?: TaskMixture;
+  /** Text positions of its sequences, when it reads text. */
+  readonly textLength?: number;
 
   /**
    * The device inputs of one step: ids and labels and the step's noise (masks, dropped labels).

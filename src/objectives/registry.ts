@@ -5,12 +5,14 @@ import type { ModelConfig } from "../models/registry.ts";
 import type { Scope } from "../models/scope.ts";
 import { buildCausal, causalSchema } from "./causal.ts";
 import { buildMasked, maskedSchema } from "./masked.ts";
+import { buildMultimodal, multimodalSchema } from "./multimodal/objective.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
 import { needsBoth } from "./sampling.ts";
 
 export const objectives = {
   masked: { schema: maskedSchema, build: buildMasked },
   causal: { schema: causalSchema, build: buildCausal },
+  multimodal: { schema: multimodalSchema, build: buildMultimodal },
 } as const;
 export const objectiveSchema = component(
   "objectives",
@@ -32,8 +34,8 @@ export function checkObjective(
       hint: "set objective.label_dropout=0.1, or objective.sampling.guidance=1",
     });
   }
-  if (config.type === "masked" && config.tasks.length > 0) {
-    const names = config.tasks.map(({ task }) => task);
+  if (config.type !== "causal" && config.tasks.length > 0) {
+    const names: string[] = config.tasks.map(({ task }) => task);
     const twice = names.find((name, i) => names.indexOf(name) !== i);
     if (twice !== undefined) {
       problems.push({
@@ -42,7 +44,7 @@ export function checkObjective(
         hint: "write it once, with the sum of the weights",
       });
     }
-    if (config.condition_frames >= clip.frames) {
+    if (config.type === "masked" && config.condition_frames >= clip.frames) {
       problems.push({
         path: "objective.condition_frames",
         message: `${config.condition_frames} given frames leave nothing to predict of ${clip.frames}`,
@@ -60,7 +62,12 @@ export function buildObjective(
   space: TokenSpace,
   scope: Scope,
 ): Objective {
-  return config.type === "masked"
-    ? buildMasked(config, model, space, scope)
-    : buildCausal(config, model, space, scope);
+  switch (config.type) {
+    case "masked":
+      return buildMasked(config, model, space, scope);
+    case "causal":
+      return buildCausal(config, model, space, scope);
+    case "multimodal":
+      return buildMultimodal(config, model, space, scope);
+  }
 }

@@ -48,6 +48,13 @@ export const taskEntrySchema = Type.Object(
 );
 export type TaskEntry = Static<typeof taskEntrySchema>;
 
+/** What can be done to a clip before it is encoded as a condition. */
+export type ClipVariant = TaskName | "flow";
+
+/** The variant whose tokens a task is shown: FP and CFP show the same frames. */
+export const variantOf = (task: TaskName): ClipVariant | undefined =>
+  task === "CG" ? undefined : task === "CFP" ? "FP" : task;
+
 /** The clips and tokens that tasks are laid out on. */
 export interface ClipGeometry {
   readonly frames: number;

@@ -10,6 +10,7 @@ import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { type Checkpoint, latestCheckpoint } from "./checkpoint.ts";
 import { clipShape, type Experiment } from "./experiment.ts";
 import { checkpointDir } from "./loop.ts";
+import type { Modalities } from "./modalities.ts";
 import { setVariable, valuesOf } from "./packing.ts";
 import type { Task } from "./step.ts";
 
@@ -24,6 +25,7 @@ export function makeObjective(
   config: Experiment,
   tokenizer: Tokenizer,
   dataset: Pick<Dataset, "classes">,
+  modalities: Modalities = {},
 ): Objective | undefined {
   if (config.objective === undefined || config.model === undefined) {
     return undefined;
@@ -33,6 +35,7 @@ export function makeObjective(
     factors: tokenizer.factors,
     classes: dataset.classes.length,
     clip: { ...tokenizer.clip, causal: tokenizer.causal },
+    ...modalities,
   };
   const scope = Scope.root(config.seed).child("transformer");
   return buildObjective(config.objective, config.model, space, scope);

@@ -13,6 +13,7 @@ import { openDevice } from "../runtime/registry.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Split } from "./context.ts";
 import { type Experiment, experimentSchema } from "./experiment.ts";
+import { openModalities } from "./modalities.ts";
 import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
 
 /** The networks of a run with their averaged weights, on a device. Close it when done. */
@@ -86,7 +87,7 @@ export async function openRun(
     const classes = config.objective ? readClasses(dir) : [];
     const objective = options.tokenizerOnly
       ? undefined
-      : makeObjective(config, tokenizer, { classes });
+      : makeObjective(config, tokenizer, { classes }, openModalities(dir, config.objective));
     if (objective) {
       scopes.push(objective.scope);
       const { steps } = trainer.transformer;

@@ -13,6 +13,7 @@ import type { Dataset } from "../data/dataset.ts";
 import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Device } from "../runtime/device.ts";
+import type { Objective } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { findAddon } from "../runtime/native/addon.ts";
 import { openDevice } from "../runtime/registry.ts";
@@ -27,6 +28,7 @@ import { writeMetricsParquet } from "./logging/metrics.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
+import { openModalities, prepareModalities, readModalities } from "./modalities.ts";
 import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";
@@ -186,27 +188,40 @@ async function runStages(
     await reconstructionSamples(run, tokenizer, trainer.samples.count, final.step);
   }
 
-  // 2. Its tokens of all clips are computed once.
-  const objective = makeObjective(config, tokenizer, train);
-  if (objective !== undefined) {
+  // 2. Its tokens of all clips are computed once, and what else the transformer is to read.
+  let objective: Objective | undefined;
+  if (config.objective !== undefined) {
     writeStatus(run.dir, { state: "running", stage: "tokens" });
     run.progress.start("tokens", 0);
+    const { batch } = trainer.tokens;
+    const note = (what: string, done: number, total: number): void =>
+      run.progress.note(`${what}: ${done}/${total}`);
     let before = 0;
-    if (store !== null && objective.tasks) {
+    if (store !== null && config.objective.type !== "causal" && config.objective.tasks.length > 0) {
       throw new UserError(
         "trainer.tokens.store holds whole clips' tokens; tasks need tokens of changed clips too",
         "Train objectives with tasks from the data set.",
       );
     }
     for (const { dataset, clips } of store === null ? cached : []) {
-      await cacheTokens(run, tokenizer, dataset, { batch: trainer.tokens.batch, clips }, (done) =>
+      await cacheTokens(run, tokenizer, dataset, { batch, clips }, (done) =>
         run.progress.update(before + done, dataset.split),
       );
       before += clips;
-      if (objective.tasks) {
-        const options = { batch: trainer.tokens.batch, clips };
-        await cacheConditions(run, tokenizer, objective.tasks, dataset, options, (task, done) =>
-          run.progress.note(`${dataset.split} ${task}: ${done}/${clips}`),
+    }
+    await prepareModalities(run, config.objective, cached, note);
+    const modalities = openModalities(run.dir, config.objective);
+    const built = makeObjective(config, tokenizer, train, modalities)!;
+    objective = built;
+    for (const { dataset, clips } of cached) {
+      if (built.tasks) {
+        await cacheConditions(
+          run,
+          tokenizer,
+          built.tasks,
+          dataset,
+          { batch, clips },
+          (name, done) => note(`${dataset.split} ${name}`, done, clips),
         );
       }
     }
@@ -215,16 +230,17 @@ async function runStages(
     // 3. The transformer learns from tokens.
     const source = (split: Split): TokenSource => ({
       tokens: store === null ? readTokens(tokensPath(run.dir, split)) : cacheOfStore(store, split),
-      conditions: readConditions(run.dir, split, objective.tasks),
+      conditions: readConditions(run.dir, split, built.tasks),
+      modalities: readModalities(run.dir, split, modalities),
     });
     await trainStage(
       run,
-      transformerTask(objective, trainer.transformer, source("train"), source("validation"), seed),
+      transformerTask(built, trainer.transformer, source("train"), source("validation"), seed),
     );
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
-    loadAveraged(objective.scope, last);
+    loadAveraged(built.scope, last);
     writeTables(run);
-    await generationSamples(run, { tokenizer, objective }, trainer.samples.count, last.step);
+    await generationSamples(run, { tokenizer, objective: built }, trainer.samples.count, last.step);
   }
 
   // 4. Every suite judges the averaged weights.

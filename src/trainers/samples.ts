@@ -8,11 +8,12 @@ import { join } from "node:path";
 import { UserError } from "../config/errors.ts";
 import { contactSheet, encodePng, type Frames, writeContactSheet } from "../data/image.ts";
 import { stack } from "../data/loader.ts";
-import { writeGif, writeMp4 } from "../data/video.ts";
-import type { Objective, TaskConditions, TaskMixture } from "../objectives/objective.ts";
-import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
+import { playable } from "../data/playable.ts";
+import { type Sound, writeGif, writeMp4 } from "../data/video.ts";
+import { clipGenerator } from "../eval/generation.ts";
+import type { Objective, TaskMixture } from "../objectives/objective.ts";
+import { type HostTensor, uint8 } from "../runtime/tensors.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
-import { conditionEncoder } from "./conditions.ts";
 import type { RunContext } from "./context.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { heldOutRows, toPixels } from "./tokenizer-stage.ts";
@@ -30,6 +31,8 @@ interface Named {
   readonly caption: string;
   /** Clips that stand side by side: [T, H, W, 3] each. */
   readonly clips: readonly Uint8Array[];
+  /** Sound that was made, for the film. */
+  readonly audio?: Float32Array;
 }
 
 /**
@@ -117,32 +120,51 @@ async function taskSamples(
   tasks: TaskMixture,
   count: number,
 ): Promise<Named[]> {
+  const { tokenizer, objective } = networks;
   const dataset = await run.dataset("validation");
   const rows = Array.from(heldOutRows(dataset.size, Math.min(count, dataset.size), 0));
-  const batch = stack(await Promise.all(rows.map((row) => dataset.get(row, 0))));
-  const { frames, height, width } = networks.tokenizer.clip;
-  const encode = conditionEncoder(run.device, networks.tokenizer, tasks);
-  const chosen = Int32Array.from(rows, (_, i) => i % tasks.names.length);
-  const { conditions, padded } = await encode(batch.clips, chosen);
-  const clips = await generateClips(run, networks, batch.labels, run.seed, conditions);
-  const split = (bytes: Uint8Array) =>
-    toClips(uint8([rows.length, frames, height, width, 3], bytes));
-  const shown = split(padded);
-  const originals = split(batch.clips);
-  return clips.map((clip, i) => {
-    const task = tasks.names[chosen[i]!]!;
-    return {
-      name: `generated-${String(i).padStart(2, "0")}-${task}`,
-      caption: `${task}: ${batch.captions[i]!}`,
-      clips: [shown[i]!, clip, originals[i]!],
-    };
-  });
+  const sources = await Promise.all(rows.map((row) => dataset.get(row, 0)));
+  const generate = clipGenerator(run.device, tokenizer, objective);
+  const samples: Named[] = [];
+  for (const [index, task] of tasks.names.entries()) {
+    const own = [...sources.keys()].filter((i) => i % tasks.names.length === index);
+    if (own.length === 0) {
+      continue;
+    }
+    const made = await generate({ task, sources: own.map((i) => sources[i]!), seed: run.seed });
+    for (const [k, i] of own.entries()) {
+      const clip = made.clips?.[k];
+      const still = clip && stretched(clip, tokenizer.clip);
+      samples.push({
+        name: `generated-${String(i).padStart(2, "0")}-${task}`,
+        caption: `${task}: ${sources[i]!.caption}`,
+        clips: [
+          ...(made.shown ? [made.shown[k]!] : []),
+          ...(still ? [still] : []),
+          sources[i]!.clip,
+        ],
+        ...(made.audio && { audio: made.audio[k]! }),
+      });
+    }
+  }
+  return samples.toSorted((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+/** An image as a clip that stands still. */
+function stretched(clip: Uint8Array, { frames, height, width }: ClipShape): Uint8Array {
+  if (clip.length === frames * height * width * 3) {
+    return clip;
+  }
+  const still = new Uint8Array(frames * height * width * 3);
+  for (let t = 0; t < frames; t++) {
+    still.set(clip, t * clip.length);
+  }
+  return still;
 }
 
 /**
- * New clips from a trained run.
+ * New clips from a trained run, by class.
  * @param labels one class a clip; -1 without classes
- * @param conditions what each clip is to do, for transformers with tasks
  * @returns a clip [T, H, W, 3] for each label
  */
 export async function generateClips(
@@ -150,16 +172,10 @@ export async function generateClips(
   { tokenizer, objective }: { readonly tokenizer: Tokenizer; readonly objective: Objective },
   labels: Int32Array,
   seed: number,
-  conditions?: TaskConditions,
-): Promise<Uint8Array[]> {
-  const sample = objective.sampler(run.device);
-  const ids = await sample({ labels, seed, ...(conditions && { conditions }) });
-  const decode = run.device.compile("samples-decode", (inputs) => ({
-    pixels: tokenizer.decode(tokenizer.lookup(inputs["ids"] as Parameters<Tokenizer["lookup"]>[0])),
-  }));
-  const shape = [labels.length, ...tokenizer.grid, tokenizer.factors.length];
-  const { pixels } = await decode({ ids: int32(shape, ids) });
-  return toClips(pixels!);
+): Promise<readonly Uint8Array[]> {
+  const generate = clipGenerator(run.device, tokenizer, objective);
+  const sources = Array.from(labels, (label) => ({ label }));
+  return (await generate({ sources, seed })).clips!;
 }
 
 /**
@@ -187,7 +203,7 @@ async function writeSamples(
   step: number,
 ): Promise<void> {
   const board = new EventWriter(join(run.dir, "tensorboard", stage), step);
-  for (const { name, caption, clips } of samples) {
+  for (const { name, caption, clips, audio } of samples) {
     const sheet = contactSheet(toFrames(clips, shape), { columns: COLUMNS });
     const png = await encodePng(sheet.data, sheet.width, sheet.height);
     board.image(step, `samples/${name}`, { width: sheet.width, height: sheet.height, png });
@@ -195,15 +211,24 @@ async function writeSamples(
       board.text(step, `samples/${name}`, caption);
     }
     if (shape.frames > 1) {
-      await writeFilm(run, join(run.dir, "samples", name), sideBySide(clips, shape), fps);
+      // Sound lasts as long as the film, so its rate follows from its length.
+      const rate = Math.round(((audio?.length ?? 0) * fps) / shape.frames);
+      const sound = audio && playable({ samples: audio, rate });
+      await writeFilm(run, join(run.dir, "samples", name), sideBySide(clips, shape), fps, sound);
     }
   }
 }
 
 /** An MP4, or a GIF where there is no encoder. */
-async function writeFilm(run: RunContext, path: string, film: Frames, fps: number): Promise<void> {
+async function writeFilm(
+  run: RunContext,
+  path: string,
+  film: Frames,
+  fps: number,
+  sound?: Sound,
+): Promise<void> {
   try {
-    await writeMp4(`${path}.mp4`, film, fps);
+    await writeMp4(`${path}.mp4`, film, fps, sound);
   } catch (error) {
     if (!(error instanceof UserError)) {
       throw error;

@@ -78,6 +78,17 @@ export function readTokens(path: string): TokenCache {
   return decodeRows(readFileSync(path));
 }
 
+/** The captions of a cache's rows. */
+export function captionsOf(path: string): readonly string[] {
+  return decodeRows(readFileSync(path)).captions;
+}
+
+/** Write a cache whose rows go by another's names. */
+export function writeTokens(path: string, cache: TokenCache): void {
+  const names = Array<string>(cache.size).fill("");
+  writeFileAtomic(path, encodeRows({ ...cache, clips: names, captions: names }));
+}
+
 /**
  * Make sure that a split's cache exists.
  * @param options clips at a time, and how many of the split in all

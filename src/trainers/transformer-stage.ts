@@ -3,6 +3,7 @@
 import type { Objective, TokenBatch } from "../objectives/objective.ts";
 import { Random } from "../runtime/random.ts";
 import { type ConditionCaches, conditionBatch } from "./conditions.ts";
+import { type ModalityCaches, modalityBatch } from "./modalities.ts";
 import type { StageOptions } from "./options.ts";
 import type { Task } from "./step.ts";
 import { heldOutRows } from "./tokenizer-stage.ts";
@@ -28,8 +29,10 @@ export function rowsOfStep(size: number, batch: number, seed: number, step: numb
 /** The tokens of a split and the conditions of its tasks. */
 export interface TokenSource {
   readonly tokens: TokenCache;
-  /** By task; empty without tasks. */
+  /** By change of the clip; empty without tasks. */
   readonly conditions?: ConditionCaches;
+  /** Captions and sound. */
+  readonly modalities?: ModalityCaches;
 }
 
 /** The training of a transformer. */
@@ -46,7 +49,7 @@ export function transformerTask(
 
   /** The rows of a split as a batch; its tasks are keyed by `step` like all of the step's noise. */
   const batchOf = (
-    { tokens, conditions = new Map() }: TokenSource,
+    { tokens, conditions = new Map(), modalities = {} }: TokenSource,
     rows: Uint32Array,
     step: number,
     training: boolean,
@@ -59,6 +62,7 @@ export function transformerTask(
     return {
       ...batch,
       conditions: conditionBatch(mixture, conditions, tasks, rows, tokens.length),
+      ...modalityBatch(modalities, objective.space, objective.textLength ?? 0, rows),
     };
   };
   return {

@@ -1,0 +1,168 @@
+/**
+ * @file The other modalities of a multi-modal model: the words of the training captions, the audio
+ * tokenizer, and the codes of every clip's sound. All of it is a pure function of data and seed, made
+ * once and kept in the run folder:
+ *
+ *   modalities/words.json          the vocabulary of captions
+ *   modalities/audio.safetensors   the codebooks of the audio tokenizer
+ *   tokens/<split>.audio.arrow     codes [frames × levels] a clip, rows as in the tokens' file
+ */
+
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../config/errors.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { onePass } from "../data/loader.ts";
+import { type MultimodalConfig, usesAudio, usesText } from "../objectives/multimodal/objective.ts";
+import { type TextTokenizer, vocabularyOf, wordTokenizer } from "../objectives/multimodal/words.ts";
+import type { ObjectiveConfig } from "../objectives/registry.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
+import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
+import {
+  type AudioTokenizer,
+  fitSpectral,
+  spectralTokenizer,
+} from "../tokenizers/spectral-audio.ts";
+import type { RunContext, Split } from "./context.ts";
+import { turn } from "./signals.ts";
+import { captionsOf, readTokens, type TokenCache, tokensPath, writeTokens } from "./tokens.ts";
+
+/** The tokenizers of a run's other modalities. */
+export interface Modalities {
+  readonly text?: TextTokenizer;
+  readonly audio?: AudioTokenizer;
+}
+
+/** What a batch of a multi-modal model is made of besides the clips' tokens. */
+export interface ModalityCaches {
+  /** Captions by row. */
+  readonly captions?: readonly string[];
+  /** Audio codes by row. */
+  readonly audio?: TokenCache;
+}
+
+const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
+const audioPath = (dir: string): string => join(dir, "modalities", "audio.safetensors");
+
+/**
+ * Make what is not there yet. The clips' tokens must be cached.
+ * @param splits the data sets and how many of their clips are cached
+ * @throws Interrupted between two pieces when a stop was asked for
+ */
+export async function prepareModalities(
+  run: Pick<RunContext, "dir" | "stop" | "seed">,
+  config: ObjectiveConfig | undefined,
+  splits: readonly { readonly dataset: Dataset; readonly clips: number }[],
+  onProgress: (what: string, done: number, total: number) => void,
+): Promise<void> {
+  if (config?.type !== "multimodal") {
+    return;
+  }
+  mkdirSync(join(run.dir, "modalities"), { recursive: true });
+  if (usesText(config) && !existsSync(wordsPath(run.dir))) {
+    const words = vocabularyOf(captionsOf(tokensPath(run.dir, "train")));
+    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
+  }
+  if (!usesAudio(config)) {
+    return;
+  }
+  const train = splits.find(({ dataset }) => dataset.split === "train")!;
+  if (!existsSync(audioPath(run.dir))) {
+    await fitAudio(run, config, train.dataset, Math.min(train.clips, config.audio.fit_clips));
+  }
+  const { audio } = openModalities(run.dir, config);
+  for (const { dataset, clips } of splits) {
+    const path = tokensPath(run.dir, dataset.split, "audio");
+    if (existsSync(path)) {
+      continue;
+    }
+    const length = audio!.frames * audio!.levels;
+    const ids = new Uint16Array(clips * length);
+    let row = 0;
+    for await (const batch of onePass(dataset, { batch: 16 }, clips)) {
+      for (let i = 0; i < batch.size; i++, row++) {
+        const wave = batch.audio!.subarray(i * audio!.samples, (i + 1) * audio!.samples);
+        ids.set(audio!.encode(wave), row * length);
+      }
+      onProgress(`${dataset.split} sound`, row, clips);
+      run.stop.check();
+      await turn();
+    }
+    writeTokens(path, { size: clips, length, ids, labels: new Int32Array(clips).fill(-1) });
+  }
+}
+
+async function fitAudio(
+  run: Pick<RunContext, "dir" | "seed">,
+  { audio: options }: MultimodalConfig,
+  dataset: Dataset,
+  clips: number,
+): Promise<void> {
+  if (dataset.audioRate === 0) {
+    throw new UserError(
+      "the task mixture has tasks with sound, but the data set has none",
+      "set dataset.audio_rate, or leave T2AV, V2A, A2V and AVC out",
+    );
+  }
+  const waves: Float32Array[] = [];
+  for await (const batch of onePass(dataset, { batch: 16 }, clips)) {
+    const samples = batch.audio!.length / batch.size;
+    for (let i = 0; i < batch.size; i++) {
+      waves.push(batch.audio!.slice(i * samples, (i + 1) * samples));
+    }
+  }
+  const { window, levels, codes } = options;
+  const books = fitSpectral(waves, options, run.seed);
+  const file = encodeSafetensors({
+    tensors: new Map([
+      ["codebooks", { dtype: "float32", shape: [levels, codes, window / 2 + 1], data: books }],
+    ]),
+    metadata: { samples: String(waves[0]!.length), rate: String(dataset.audioRate) },
+  });
+  writeFileAtomic(audioPath(run.dir), file);
+}
+
+/** The tokenizers of a run that was prepared. */
+export function openModalities(dir: string, config: ObjectiveConfig | undefined): Modalities {
+  if (config?.type !== "multimodal") {
+    return {};
+  }
+  const words = usesText(config)
+    ? (JSON.parse(readFileSync(wordsPath(dir), "utf8")) as string[])
+    : undefined;
+  if (!usesAudio(config)) {
+    return words ? { text: wordTokenizer(words) } : {};
+  }
+  const { tensors, metadata } = decodeSafetensors(readFileSync(audioPath(dir)));
+  const books = tensors.get("codebooks")!.data as Float32Array;
+  const audio = spectralTokenizer(books, config.audio, Number(metadata["samples"]));
+  return { audio, ...(words && { text: wordTokenizer(words) }) };
+}
+
+/** The caches of a split. */
+export function readModalities(dir: string, split: Split, modalities: Modalities): ModalityCaches {
+  return {
+    ...(modalities.text && { captions: captionsOf(tokensPath(dir, split)) }),
+    ...(modalities.audio && { audio: readTokens(tokensPath(dir, split, "audio")) }),
+  };
+}
+
+/** Texts and sound of some rows, as a batch holds them. */
+export function modalityBatch(
+  { captions, audio }: ModalityCaches,
+  { text }: Modalities,
+  limit: number,
+  rows: Uint32Array,
+): { readonly texts?: Int32Array; readonly audio?: Int32Array } {
+  const texts = new Int32Array(rows.length * limit).fill(-1);
+  const sound = new Int32Array(rows.length * (audio?.length ?? 0));
+  for (const [i, row] of rows.entries()) {
+    if (text && captions) {
+      texts.set(text.encode(captions[row]!, limit), i * limit);
+    }
+    if (audio) {
+      sound.set(audio.ids.subarray(row * audio.length, (row + 1) * audio.length), i * audio.length);
+    }
+  }
+  return { ...(text && { texts }), ...(audio && { audio: sound }) };
+}
