@@ -8,7 +8,7 @@
  */
 
 import { closeSync, openSync, readSync } from "node:fs";
-import type { Frame } from "node-av/lib";
+import type { Frame, Packet } from "node-av/lib";
 import type { Av } from "./av.ts";
 import { readBairRecord } from "./containers/bair.ts";
 import { frameAt, Media, MediaError, type Probe, probeSource, timeOf } from "./probe.ts";
@@ -62,7 +62,7 @@ function probeOf(av: Av, { source, missing }: ClipTask): Probe {
       throw new MediaError(probed.problem);
     }
     probe = probed;
-    if (looked.size >= 4096) {
+    if (looked.size >= 16_384) {
       looked.delete(looked.keys().next().value!);
     }
     looked.set(key, probe);
@@ -168,7 +168,10 @@ function readMedia(
     }
     // By counting, from the start: slow and certain.
     filler.restart();
-    countFrames(av, source, filler, scaler);
+    countFrames(av, source, filler, (opened, frame) => {
+      filler.damaged += opened.isDamaged(frame) ? 1 : 0;
+      filler.fill((out) => scaler.write(frame, out));
+    });
   } finally {
     scaler.close();
     media.close();
@@ -180,6 +183,48 @@ function readMedia(
   if (damaged > task.missing) {
     throw new MediaError(`${damaged} of the frames ${frames[0]} to ${frames.at(-1)} are damaged`);
   }
+}
+
+/** A frame as a decoder gives it. */
+export interface NativeFrame {
+  /** Planes one after the other, without gaps, in the file's own sample format. */
+  readonly bytes: Buffer;
+  /** When it is shown, in seconds of the file's clock; NaN where the file does not say. */
+  readonly time: number;
+}
+
+/**
+ * Frames before any conversion: what codecs are compared on, and what tells that seeking and leaving
+ * frames out changes nothing.
+ * @param numbers rising
+ * @throws MediaError when one does not decode
+ */
+export function decodeNative(
+  av: Av,
+  source: MediaSource,
+  probe: Probe,
+  numbers: readonly number[],
+): NativeFrame[] {
+  const found: NativeFrame[] = [];
+  const media = new Media(av, source, "video");
+  const filler = new Filler(numbers, 0, new Uint8Array(0));
+  const keep = (opened: Media, frame: Frame): void => {
+    const time = opened.seconds(frame.bestEffortTimestamp);
+    filler.fill(() => found.push({ bytes: frame.toBuffer(), time }));
+  };
+  try {
+    if (!pickFrames(media, probe, filler, (frame) => keep(media, frame))) {
+      filler.restart();
+      found.length = 0;
+      countFrames(av, source, filler, keep);
+    }
+  } finally {
+    media.close();
+  }
+  if (filler.next !== undefined) {
+    throw new MediaError(`ends early: frame ${filler.next} does not decode`);
+  }
+  return found;
 }
 
 function aspectOf(media: Media): number {
@@ -214,8 +259,13 @@ function pickFrames(media: Media, probe: Probe, filler: Filler, write: Write): b
     return Number.isFinite(time) ? frameAt(probe, time + 0.25 / probe.fps) : -1;
   };
   let before = -1;
-  for (const frame of media.readFrames((packet) => wanted.has(numberOf(packet.pts)))) {
-    const number = numberOf(frame.bestEffortTimestamp);
+  const needed = (packet: Packet): boolean => {
+    const number = numberOf(packet.pts);
+    return number < 0 || wanted.has(number);
+  };
+  for (const frame of media.readFrames(needed)) {
+    const stated = numberOf(frame.bestEffortTimestamp);
+    const number = stated < 0 && before === probe.frames - 2 ? before + 1 : stated;
     if (number <= before || number > filler.next!) {
       return false; // out of turn, or a frame that was wanted did not come
     }
@@ -231,14 +281,18 @@ function pickFrames(media: Media, probe: Probe, filler: Filler, write: Write): b
 }
 
 /** Decode from the start and count. */
-function countFrames(av: Av, source: MediaSource, filler: Filler, scaler: FrameScaler): void {
+function countFrames(
+  av: Av,
+  source: MediaSource,
+  filler: Filler,
+  take: (media: Media, frame: Frame) => void,
+): void {
   const media = new Media(av, source, "video");
   try {
     let number = 0;
     for (const frame of media.readFrames()) {
       if (number === filler.next) {
-        filler.damaged += media.isDamaged(frame) ? 1 : 0;
-        filler.fill((out) => scaler.write(frame, out));
+        take(media, frame);
       }
       if (filler.next === undefined) {
         return;

@@ -74,7 +74,12 @@ export class Media {
     const opened = this.format.openInputSync(avUrl(source.file, source.span), format, options);
     options.free();
     if (opened < 0) {
-      throw new MediaError(`not a media file (${avMessage(av, opened)})`);
+      const reason = avMessage(av, opened);
+      throw new MediaError(
+        /permission|no such file/i.test(reason)
+          ? `cannot be opened (${reason})`
+          : `not a media file (${reason})`,
+      );
     }
     try {
       const probed = this.format.findStreamInfoSync(null);
@@ -251,7 +256,13 @@ function probeMedia(av: Av, source: MediaSource, task: ProbeTask): Probed {
   let media: Media | undefined;
   try {
     media = new Media(av, source, "video");
-    return task.verify === "full" ? probeFrames(media, task) : probePackets(media, task);
+    const quick = task.verify === "full" ? undefined : probePackets(media, task);
+    if (quick !== undefined) {
+      return quick;
+    }
+    media.close();
+    media = new Media(av, source, "video");
+    return probeFrames(media, task);
   } catch (error) {
     if (error instanceof MediaError) {
       return { problem: error.message };
@@ -276,8 +287,11 @@ function probeFrames(media: Media, { missing }: ProbeTask): Probe {
   return summary(media, times, keys);
 }
 
-/** Read all packets, decode one. A file damaged in its middle shows that only when it is drawn. */
-function probePackets(media: Media, { missing }: ProbeTask): Probe {
+/**
+ * Read all packets, decode one. A file damaged in its middle shows that only when it is drawn.
+ * @returns undefined where packets do not say when their frames are shown, as in AVI
+ */
+function probePackets(media: Media, { missing }: ProbeTask): Probe | undefined {
   const { c } = media.av;
   const times: number[] = [];
   const keyTimes = new Set<number>();
@@ -291,6 +305,9 @@ function probePackets(media: Media, { missing }: ProbeTask): Probe {
     }
   }
   checkCount(media, times.length, missing);
+  if (times.some((time) => Number.isNaN(time))) {
+    return undefined;
+  }
   media.seek(0);
   if (media.readFrames().next().done !== false) {
     throw new MediaError("no frame decodes");
@@ -315,8 +332,13 @@ function checkCount(media: Media, frames: number, missing: number): void {
   }
 }
 
-function summary(media: Media, times: readonly number[], keyed: readonly number[]): Probe {
-  const frames = times.length;
+function summary(media: Media, given: readonly number[], keyed: readonly number[]): Probe {
+  const frames = given.length;
+  // A decoder that gives frames one packet late has no time left for the last one.
+  const step = frames > 2 ? given[frames - 2]! - given[frames - 3]! : Number.NaN;
+  const times = Number.isNaN(given[frames - 1]!)
+    ? [...given.slice(0, -1), given[frames - 2]! + step]
+    : given;
   const increasing = times.every((t, i) => Number.isFinite(t) && (i === 0 || t > times[i - 1]!));
   const first = times[0]!;
   const measured = frames > 1 ? (frames - 1) / (times[frames - 1]! - first) : Number.NaN;
