@@ -17,10 +17,10 @@ import { buildPositions, type Positions } from "./positions.ts";
 import { normal, type Scope, zeros } from "./scope.ts";
 import {
   type Attend,
+  attendCached,
   buildBlock,
   type Cache,
   initStd,
-  overwrite,
   type TransformerConfig,
 } from "./transformer.ts";
 
@@ -165,20 +165,9 @@ export function buildPrefixLm(
     },
 
     step(slot, position, cache) {
-      const length = cache[0]!.key.shape[2]!;
-      const slots = tf.tensor1d(
-        Int32Array.from({ length }, (_, i) => i),
-        "int32",
-      ); // [S]
-      const here = tf.reshape(tf.cast(tf.equal(slots, position), "float32"), [1, 1, length, 1]);
-      const future = tf.cast(tf.greater(slots, position), "float32"); // [S]
-      const bias = tf.reshape(tf.mul(future, -1e9), [1, 1, 1, length]);
-      const y = run(embedSlots(slot), (query, key, value, block) => {
-        const entry = cache[block]!;
-        const keys = overwrite(entry.key, key, here); // [B, h, S, d]
-        const values = overwrite(entry.value, value, here);
-        return attention(query, keys, values, { bias });
-      });
+      const y = run(embedSlots(slot), (query, key, value, block) =>
+        attendCached(cache[block]!, query, key, value, position),
+      );
       return readOut(y, 1);
     },
 

@@ -16,7 +16,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
-import { attention, embedding, gelu } from "../runtime/ops.ts";
+import { attention, cachedAttention, cacheWrite, embedding, gelu } from "../runtime/ops.ts";
 import { dense, layerNorm } from "./layers.ts";
 import { buildPositions } from "./positions.ts";
 import { normal, type Scope, zeros } from "./scope.ts";
@@ -300,20 +300,10 @@ export function buildTransformer(
       const token = embedTokens(tf.expandDims(previous, 1)); // [B, 1, D]
       const input = tf.add(tf.mul(first, embedLabels(labels)), tf.mul(tf.sub(1, first), token));
       const x = tf.add(input, tf.gather(positions(), position)) as tf.Tensor3D; // [B, 1, D]
-      const places = tf.tensor1d(
-        Int32Array.from({ length: tokens }, (_, n) => n),
-        "int32",
-      ); // [N]
-      const here = tf.reshape(tf.cast(tf.equal(places, position), "float32"), [1, 1, tokens, 1]);
-      const future = tf.cast(tf.greater(places, position), "float32"); // [N]
-      const bias = tf.reshape(tf.mul(future, -1e9), [1, 1, 1, tokens]);
       return logits(
-        run(x, (query, key, value, block) => {
-          const entry = cache[block]!;
-          const keys = overwrite(entry.key, key, here); // [B, h, N, d]
-          const values = overwrite(entry.value, value, here);
-          return attention(query, keys, values, { bias });
-        }),
+        run(x, (query, key, value, block) =>
+          attendCached(cache[block]!, query, key, value, position),
+        ),
       );
     },
 
@@ -344,11 +334,25 @@ const attendFully: Attend = (query, key, value) => attention(query, key, value);
 const attendBackward: Attend = (query, key, value) =>
   attention(query, key, value, { causal: true });
 
-/** Put `row` [B, h, 1, d] at the place where `here` [1, 1, N, 1] is one; keep the rest. */
-export function overwrite(variable: tf.Variable, row: tf.Tensor4D, here: tf.Tensor): tf.Tensor4D {
-  const updated = tf.add(tf.mul(variable, tf.sub(1, here)), tf.mul(row, here)) as tf.Tensor4D;
-  variable.assign(updated);
-  return updated;
+/**
+ * Write one place's key and value [B, h, 1, d] into a block's cache and attend to what is filled.
+ * @param position [1] int32: the place
+ */
+export function attendCached(
+  entry: Cache[number],
+  query: tf.Tensor4D,
+  key: tf.Tensor4D,
+  value: tf.Tensor4D,
+  position: tf.Tensor1D,
+): tf.Tensor4D {
+  const written = (variable: tf.Variable, row: tf.Tensor4D): tf.Tensor4D => {
+    const updated = cacheWrite(variable as unknown as tf.Tensor4D, row, position); // [B, h, N, d]
+    variable.assign(updated);
+    return updated;
+  };
+  const keys = written(entry.key, key);
+  const values = written(entry.value, value);
+  return cachedAttention(query, keys, values, position);
 }
 
 /**

@@ -350,6 +350,7 @@ const MULTI_OUTPUT = new Set([
   "TesseraGroupNormGrad",
   "TesseraLayerNormGrad",
   "TesseraAttentionGrad",
+  "TesseraAdamW",
 ]);
 
 function isTraced(entry: Entry): boolean {

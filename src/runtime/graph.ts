@@ -56,6 +56,9 @@ export function sameShape(a: Shape, b: Shape): boolean {
 
 /** Collects nodes during one trace. */
 export class GraphTracer {
+  /** @param features kernels that only some engines have; elsewhere ops.ts composes them of others */
+  constructor(readonly features: ReadonlySet<string> = new Set()) {}
+
   readonly nodes: GraphNode[] = [];
   readonly #known = new Map<string, readonly Value[]>();
   #nextValue = 0;

@@ -707,6 +707,28 @@ const own: { readonly [op: string]: KernelRule } = {
     trace: (tracer, values, attrs) =>
       tracer.add("AttentionGrad", values, plain(attrs), values.slice(0, 3)),
   },
+  TesseraCacheWrite: single("CacheWrite", ["cache", "rows", "position"], same),
+  TesseraCachedAttention: single(
+    "CachedAttention",
+    ["query", "keys", "values", "position"],
+    ([query, , values]) => ({
+      shape: [...query!.shape.slice(0, 3), values!.shape[3]!],
+      dtype: "float32",
+    }),
+  ),
+  TesseraSumOfSquares: single("SumOfSquares", "list", () => ({ shape: [], dtype: "float32" })),
+  // Scalars, then m, v and an average as vectors, then gradient and value of each tensor.
+  TesseraAdamW: {
+    inputs: "list",
+    trace: (tracer, values, attrs) => {
+      const states = attrs["averaged"] ? 3 : 2;
+      const tensors = values.slice(6 + states).filter((_, i) => i % 2 === 1);
+      return tracer.add("AdamW", values, plain(attrs), [
+        ...values.slice(6, 6 + states),
+        ...tensors,
+      ]);
+    },
+  },
   TesseraSilu: single("Silu", ["x"], same),
   TesseraSiluGrad: single("SiluGrad", ["x", "dy"], same),
   TesseraGelu: single("Gelu", ["x"], same),

@@ -9,7 +9,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { causalBiasValues } from "./attention-bias.ts";
 import { runKernel } from "./own-kernels.ts";
-import { activeTracer } from "./tracing.ts";
+import { activeTracer, hasKernel } from "./tracing.ts";
 
 /** Zeros before and after the values of one axis. */
 export type Pad = readonly [before: number, after: number];
@@ -160,6 +160,66 @@ export function attention(
     scores = tf.add(scores, causalBias(queries, keys));
   }
   return tf.matMul(tf.softmax(scores), value) as tf.Tensor4D;
+}
+
+/**
+ * A cache with `rows` written at a position of its second but last axis: decoding token after token adds to
+ * its keys and values like this. Where a device can, a variable that is assigned the result is written in
+ * place. Has no gradient there.
+ * @param cache [B, h, N, d]
+ * @param rows [B, h, n, d]
+ * @param position [1] int32 in [0, N - n]
+ * @returns [B, h, N, d]
+ */
+export function cacheWrite(
+  cache: tf.Tensor4D,
+  rows: tf.Tensor4D,
+  position: tf.Tensor1D,
+): tf.Tensor4D {
+  if (hasKernel("TesseraCacheWrite")) {
+    return runKernel("TesseraCacheWrite", { cache, rows, position }) as tf.Tensor4D;
+  }
+  const [batch, heads, places] = cache.shape;
+  const count = rows.shape[2];
+  const index = tf.reshape(tf.range(0, places, 1, "int32"), [places, 1]);
+  const own = tf.add(tf.range(0, count, 1, "int32"), position); // [n]: each row's place
+  const here = tf.cast(tf.equal(index, own), "float32"); // [N, n]
+  const kept = tf.reshape(tf.sub(1, tf.sum(here, 1)), [1, 1, places, 1]);
+  const placed =
+    count === 1
+      ? tf.mul(rows, tf.reshape(here, [1, 1, places, 1]))
+      : tf.matMul(tf.tile(tf.reshape(here, [1, 1, places, count]), [batch, heads, 1, 1]), rows);
+  return tf.add(tf.mul(cache, kept), placed) as tf.Tensor4D;
+}
+
+/**
+ * Attention over a cache of which the places up to the queries' own are filled: query i, which stands at
+ * `position` + i, sees keys j <= position + i. Has no gradient on devices with a kernel for it.
+ * @param query [B, h, n, d]
+ * @param keys [B, h, N, d]
+ * @param values [B, h, N, d]
+ * @param position [1] int32: of the first query
+ * @returns [B, h, n, d]
+ */
+export function cachedAttention(
+  query: tf.Tensor4D,
+  keys: tf.Tensor4D,
+  values: tf.Tensor4D,
+  position: tf.Tensor1D,
+): tf.Tensor4D {
+  if (hasKernel("TesseraCachedAttention")) {
+    const attrs = { scale: 1 / Math.sqrt(query.shape[3]) };
+    return runKernel(
+      "TesseraCachedAttention",
+      { query, keys, values, position },
+      attrs,
+    ) as tf.Tensor4D;
+  }
+  const [count, places] = [query.shape[2], keys.shape[2]];
+  const own = tf.add(tf.reshape(tf.range(0, count, 1, "int32"), [count, 1]), position); // [n, 1]
+  const hidden = tf.greater(tf.range(0, places, 1, "int32"), own); // [n, N]
+  const bias = tf.reshape(tf.mul(tf.cast(hidden, "float32"), -1e9), [1, 1, count, places]);
+  return attention(query, keys, values, { bias });
 }
 
 /** [N, M]: 0 where query i may see key j, j <= i + M - N, and -1e9 elsewhere. */

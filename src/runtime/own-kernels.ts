@@ -25,6 +25,15 @@ export function runKernel(
   return run(kernel, inputs, attrs) as tf.Tensor;
 }
 
+/** Run one of Tessera's kernels with several outputs. */
+export function runKernels(
+  kernel: string,
+  inputs: { readonly [name: string]: tf.Tensor },
+  attrs: Attrs = {},
+): tf.Tensor[] {
+  return run(kernel, inputs, attrs) as tf.Tensor[];
+}
+
 function gradient(
   kernelName: string,
   inputsToSave: string[],

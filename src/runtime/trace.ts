@@ -34,17 +34,23 @@ interface EngineState {
 
 /**
  * Run `fn` on symbolic inputs and return what it did as a graph.
+ * @param features kernels of the device's own that may become nodes; see `GraphTracer`
  * @throws Error when `fn` reads a tensor's values, draws random numbers, makes variables, or uses a
  *   kernel that has no compiled form; the message says what to do instead
  */
-export function traceFunction(name: string, fn: Traceable, inputs: readonly InputSpec[]): Traced {
+export function traceFunction(
+  name: string,
+  fn: Traceable,
+  inputs: readonly InputSpec[],
+  features?: ReadonlySet<string>,
+): Traced {
   const backend = tesseraBackend();
   if (tf.getBackend() !== BACKEND) {
     throw new Error(
       `"${name}" is compiled for a device that is not the active one: call device.activate()`,
     );
   }
-  const tracer = new GraphTracer();
+  const tracer = new GraphTracer(features);
   const registered = (tf.engine().state as unknown as EngineState).registeredVariables;
   for (const variable of Object.values(registered)) {
     if (backend.has(variable.dataId)) {

@@ -12,6 +12,11 @@ export function activeTracer(): GraphTracer | undefined {
   return current;
 }
 
+/** Whether a trace is under way for a device that has this kernel of its own. */
+export function hasKernel(kernel: string): boolean {
+  return current?.features.has(kernel) ?? false;
+}
+
 /** Run `body` with operations recorded by `tracer`. */
 export function whileTracing<T>(tracer: GraphTracer, body: () => T): T {
   if (current) {

@@ -20,11 +20,12 @@ import {
 /** The average of packed parameters, living as variables of the active device. */
 export class MovingAverage {
   readonly #scope = Scope.root(0).child("ema");
-  readonly #vectors: readonly tf.Variable<tf.Rank.R1>[];
+  /** One vector a pack. */
+  readonly vectors: readonly tf.Variable<tf.Rank.R1>[];
 
   /** Starts as zeros: call `load` or `start` before the first use. */
   constructor(readonly packs: readonly Pack[]) {
-    this.#vectors = packs.map(
+    this.vectors = packs.map(
       (pack, i) => this.#scope.state(`average${i}`, [pack.size]) as tf.Variable<tf.Rank.R1>,
     );
   }
@@ -38,7 +39,7 @@ export class MovingAverage {
         joined.set(await getVariable(variable), offset);
         offset += variable.size;
       }
-      setVariable(this.#vectors[i]!, joined);
+      setVariable(this.vectors[i]!, joined);
     }
   }
 
@@ -48,7 +49,7 @@ export class MovingAverage {
    * @param rate scalar 1 - decay
    */
   update(parameters: readonly tf.Tensor1D[], rate: tf.Scalar): void {
-    for (const [i, vector] of this.#vectors.entries()) {
+    for (const [i, vector] of this.vectors.entries()) {
       vector.assign(tf.add(vector, tf.mul(tf.sub(parameters[i]!, vector), rate)));
     }
   }
@@ -56,7 +57,7 @@ export class MovingAverage {
   /** Traceable: exchange average and parameters. Twice is exactly nothing. */
   swap(): void {
     for (const [i, pack] of this.packs.entries()) {
-      const vector = this.#vectors[i]!;
+      const vector = this.vectors[i]!;
       // The average is read before it is overwritten; `clone` keeps an eager device's value alive.
       const average = tf.clone(vector) as tf.Tensor1D;
       vector.assign(joinPack(pack.variables.map((variable) => tf.clone(variable))));
@@ -69,7 +70,7 @@ export class MovingAverage {
   /** The averages under "ema/<parameter>". */
   async save(into: Map<string, HostTensor>): Promise<void> {
     for (const [i, pack] of this.packs.entries()) {
-      for (const [name, tensor] of nameValues(pack, await getVariable(this.#vectors[i]!), "ema/")) {
+      for (const [name, tensor] of nameValues(pack, await getVariable(this.vectors[i]!), "ema/")) {
         into.set(name, tensor);
       }
     }
@@ -78,7 +79,7 @@ export class MovingAverage {
   /** Take the averages of a checkpoint. */
   load(tensors: ReadonlyMap<string, HostTensor>): void {
     for (const [i, pack] of this.packs.entries()) {
-      setVariable(this.#vectors[i]!, joinValues(pack, tensors, "ema/"));
+      setVariable(this.vectors[i]!, joinValues(pack, tensors, "ema/"));
     }
   }
 

@@ -9,7 +9,9 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { Scope } from "../models/scope.ts";
+import { fusedAdamW, sumOfSquares } from "../runtime/optimizer-kernels.ts";
 import { type HostTensor, type HostTensors, float32 } from "../runtime/tensors.ts";
+import { hasKernel } from "../runtime/tracing.ts";
 import {
   getVariable,
   joinPack,
@@ -83,12 +85,14 @@ interface Moments {
   readonly sum: tf.Variable<tf.Rank.R1> | undefined;
 }
 
-/** What an update did. */
-export interface Update {
-  /** The global gradient norm before clipping. */
-  readonly gradNorm: tf.Scalar;
-  /** The new parameters of each pack, for the moving average. */
-  readonly parameters: readonly tf.Tensor1D[];
+/** A moving average that an update may carry out along with its own work. */
+export interface Average {
+  /** One vector a pack. */
+  readonly vectors: readonly tf.Variable<tf.Rank.R1>[];
+  /** 1 - decay. */
+  readonly rate: tf.Scalar;
+  /** Traceable: the average by itself, from the new parameters of each pack. */
+  readonly update: (parameters: readonly tf.Tensor1D[], rate: tf.Scalar) => void;
 }
 
 /** AdamW over named parameters: the moments live as variables of the active device. */
@@ -127,8 +131,13 @@ export class AdamW {
    * Traceable: one update, from `gradients` or else from the sums, which start again at zero. When
    * the gradient norm is not finite the parameters stay exactly as they are, so that the cause can
    * be looked for afterwards.
+   * @param average follows the new parameters
+   * @returns the global gradient norm before clipping
    */
-  update(scalars: AdamWScalars, gradients?: Gradients): Update {
+  update(scalars: AdamWScalars, gradients?: Gradients, average?: Average): tf.Scalar {
+    if (hasKernel("TesseraAdamW")) {
+      return this.#fusedUpdate(scalars, gradients, average);
+    }
     const joined = this.#moments.map(({ pack, sum }) =>
       gradients
         ? joinGradients(pack, gradients)
@@ -162,7 +171,45 @@ export class AdamW {
       }
       return next.p;
     });
-    return { gradNorm, parameters };
+    average?.update(parameters, average.rate);
+    return gradNorm;
+  }
+
+  /** The same where the device has a kernel for it: one pass over each pack, tensors as they are. */
+  #fusedUpdate(scalars: AdamWScalars, gradients?: Gradients, average?: Average): tf.Scalar {
+    const { clip_norm: clip, beta1, beta2 } = this.options;
+    const separate = this.#moments.map(({ pack, sum }) =>
+      gradients
+        ? pack.names.map((name, k) => gradients[name] ?? tf.zeros(pack.variables[k]!.shape))
+        : splitPack(pack, tf.mul(sum!, 1 / this.accumulate) as tf.Tensor1D),
+    );
+    const gradNorm = tf.sqrt(sumOfSquares(separate.flat()));
+    const finite = tf.less(gradNorm, 3e38); // false for NaN too
+    const one = tf.onesLike(gradNorm) as tf.Scalar;
+    const scale = clip > 0 ? (tf.div(clip, tf.maximum(gradNorm, clip)) as tf.Scalar) : one;
+    this.#moments.forEach(({ pack, m, v, sum }, i) => {
+      const following = average?.vectors[i];
+      const next = fusedAdamW(
+        {
+          ...scalars,
+          scale,
+          averageRate: average?.rate ?? one,
+          changes: finite,
+          vectors: following ? [m, v, following] : [m, v],
+          gradients: separate[i]!,
+          parameters: pack.variables,
+        },
+        { beta1, beta2, decayed: pack.decayed, averaged: following !== undefined },
+      );
+      m.assign(next.vectors[0] as tf.Tensor1D);
+      v.assign(next.vectors[1] as tf.Tensor1D);
+      following?.assign(next.vectors[2] as tf.Tensor1D);
+      sum?.assign(tf.zerosLike(sum));
+      for (const [k, part] of next.parameters.entries()) {
+        pack.variables[k]!.assign(part);
+      }
+    });
+    return gradNorm as tf.Scalar;
   }
 
   /** The moments under "optimizer/m/<parameter>" and "optimizer/v/<parameter>". */

@@ -154,10 +154,13 @@ export function compileStage(
     keep: inputs[`${prefix}adamw_keep`] as tf.Scalar,
   });
   const update = (inputs: Inputs, gradients?: Gradients, opposing?: Gradients) => {
-    const { gradNorm, parameters: values } = optimizer.update(scalars(inputs), gradients);
-    average.update(values, inputs["ema_rate"] as tf.Scalar);
+    const gradNorm = optimizer.update(scalars(inputs), gradients, {
+      vectors: average.vectors,
+      rate: inputs["ema_rate"] as tf.Scalar,
+      update: (values, rate) => average.update(values, rate),
+    });
     const other = opponent?.update(scalars(inputs, OPPONENT), opposing);
-    return { grad_norm: gradNorm, ...(other && { critic_grad_norm: other.gradNorm }) };
+    return { grad_norm: gradNorm, ...(other && { critic_grad_norm: other }) };
   };
   const trainStep = device.compile(`${stage}-train`, (inputs) => {
     const { outputs, gradients, opposing } = evaluate(inputs);

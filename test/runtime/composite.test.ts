@@ -2,10 +2,11 @@
 
 import { describe, expect, test } from "vitest";
 import { compositeCases } from "./cases/composite.ts";
+import { fusedCases } from "./cases/fused.ts";
 import { disagreement, TESTED } from "./harness.ts";
 
 describe.each(TESTED)("composite on %s", (type) => {
-  test.each(compositeCases)("$name", async (kernelCase) => {
+  test.each([...compositeCases, ...fusedCases])("$name", async (kernelCase) => {
     expect(await disagreement(type, kernelCase)).toBe("");
   });
 });

@@ -65,7 +65,7 @@ describe("AdamW", () => {
         kernel: tf.tensor(g.slice(0, 6), [2, 3]),
         bias: tf.tensor(g.slice(6), [3]),
       };
-      const { gradNorm } = adamw.update(scalars(step, 0.01), gradients);
+      const gradNorm = adamw.update(scalars(step, 0.01), gradients);
       expect(gradNorm.dataSync()[0]).toBeCloseTo(Math.hypot(...g), 5);
     }
     const cut = (from: number, to?: number) => clipped.map((g) => g.slice(from, to));

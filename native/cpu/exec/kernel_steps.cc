@@ -212,6 +212,20 @@ Step attention_step(Spec& spec) {
   };
 }
 
+/** q, k, v of a cache and the first query's position: only the keys up to there are looked at. */
+Step cached_attention_step(Spec& spec) {
+  bool bias = false;
+  const Attention shape = read_attention(spec, bias);
+  return [=](const Run& run) {
+    Attention call = shape;
+    const i64 filled = *run.at<std::int32_t>(spec.inputs[3]) + shape.queries;
+    call.keys = std::max<i64>(1, std::min(filled, shape.keys));
+    call.causal = shape.queries > 1;
+    attention(call, run.floats(spec.inputs[0]), run.floats(spec.inputs[1]),
+              run.floats(spec.inputs[2]), run.floats(spec.outputs[0]));
+  };
+}
+
 /** q, k, v, do and, where kept, the logarithms of the sums to dq, dk, dv. */
 Step attention_grad_step(Spec& spec) {
   bool bias = false;
@@ -302,6 +316,7 @@ std::vector<StepKind> kernel_steps() {
           {"SoftmaxCrossEntropyGrad", cross_entropy_grad_step},
           {"Attention", attention_step},
           {"AttentionGrad", attention_grad_step},
+          {"CachedAttention", cached_attention_step},
           {"SumOfSquares", sum_of_squares_step},
           {"AdamW", adamw_step}};
 }

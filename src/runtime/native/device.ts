@@ -35,6 +35,13 @@ export const NATIVE_NODES: readonly string[] = [
   ...new Set([...Object.keys(POINTWISE), ...VIEW_OPS, ...Object.keys(RULES)]),
 ];
 
+/** Kernels of Tessera's that not every engine has. */
+export const FEATURES: ReadonlySet<string> = new Set([
+  "TesseraCacheWrite",
+  "TesseraCachedAttention",
+  "TesseraAdamW",
+]);
+
 interface Executable {
   readonly traced: Traced;
   readonly program: Program;
@@ -63,7 +70,7 @@ export async function openNativeDevice({
     fn: Traceable,
     inputs: readonly InputSpec[],
   ): Promise<Executable> => {
-    const traced = traceFunction(name, fn, inputs);
+    const traced = traceFunction(name, fn, inputs, FEATURES);
     const { plan, inPlace } = planGraph(traced.graph, addon, count, profiled);
     const program = addon.create(plan);
     const executable = { traced, program, plan, inPlace, calls: 0 };

@@ -7,7 +7,7 @@ import type { Item } from "./items.ts";
 import type { InPlaceRule, Lowering, Rule } from "./lowering.ts";
 import { inPlaceOf, vector } from "./reduction-rules.ts";
 import { rootOf } from "./uses.ts";
-import { transposed, type View } from "./views.ts";
+import { sliced, transposed, type View } from "./views.ts";
 
 /** A convolution's numbers, from the shapes of its input, filter and output. */
 function convInts(
@@ -303,7 +303,24 @@ const attentionGrad: Rule = (lowering, node) => {
   );
 };
 
-/** Inputs and outputs as the step takes them: five scalars and a truth value, then tensor by tensor. */
+/** As attention, over as many keys as the position says. */
+const cachedAttention: Rule = (lowering, node) => {
+  const [query, keys, values, position] = node.inputs as [Value, Value, Value, Value];
+  const views = [query, keys, values].map((each) => headed(lowering, each));
+  const result = headedResult(lowering, node.outputs[0]!);
+  lowering.builder.step(
+    "CachedAttention",
+    [...views, lowering.dense(position)],
+    [result],
+    attentionInts(node, [...views, result]),
+    [node.attrs["scale"] as number],
+  );
+};
+
+/**
+ * The node has m, v and perhaps an average as vectors of all its tensors; the step takes the parts of each
+ * tensor: gradient, value, m, v, average.
+ */
 const adamw: Rule = (lowering, node) => {
   const { averaged, decayed, beta1, beta2 } = node.attrs as {
     averaged: boolean;
@@ -311,12 +328,22 @@ const adamw: Rule = (lowering, node) => {
     beta1: number;
     beta2: number;
   };
+  const states = averaged ? 3 : 2;
   const inputs = node.inputs.map((value) => lowering.dense(value));
   const outputs = node.outputs.map((value) => lowering.alloc(value));
-  const per = averaged ? 4 : 3;
-  const sizes = node.outputs.filter((_, i) => i % per === 0).map(({ shape }) => sizeOf(shape));
+  const [old, fresh] = [inputs.slice(6, 6 + states), outputs.slice(0, states)];
+  const sizes = node.outputs.slice(states).map(({ shape }) => sizeOf(shape));
+  const from = inputs.slice(0, 6);
+  const to: View[] = [];
+  let start = 0;
+  sizes.forEach((size, i) => {
+    const part = (view: View): View => sliced(view, [start], [size], [1]);
+    from.push(inputs[6 + states + 2 * i]!, inputs[7 + states + 2 * i]!, ...old.map(part));
+    to.push(outputs[states + i]!, ...fresh.map(part));
+    start += size;
+  });
   const ints = [Number(averaged), Number(decayed), sizes.length, ...sizes];
-  lowering.builder.step("AdamW", inputs, outputs, ints, [beta1, beta2]);
+  lowering.builder.step("AdamW", from, to, ints, [beta1, beta2]);
 };
 
 const sumOfSquares: Rule = (lowering, node) => {
@@ -335,6 +362,7 @@ export const networkRules: { readonly [op: string]: Rule } = {
   LayerNormGrad: layerNormGrad,
   Attention: attention,
   AttentionGrad: attentionGrad,
+  CachedAttention: cachedAttention,
   AdamW: adamw,
   SumOfSquares: sumOfSquares,
 };
