@@ -5,8 +5,8 @@ import { type Command, Option } from "commander";
 import { UserError } from "../config/errors.ts";
 import type { Comparison, Test } from "../reports/compare/comparison.ts";
 import type { LongRow, TextTable } from "../reports/compare/tables.ts";
-import type { Center } from "../reports/stats/bootstrap.ts";
-import type { Correction } from "../reports/stats/tests.ts";
+import type { Center } from "../eval/statistics/bootstrap.ts";
+import type { Correction } from "../eval/statistics/tests.ts";
 import { coloured, print, printJson, table, wrap } from "./output.ts";
 
 type Format = "terminal" | "markdown" | "latex" | "csv" | "parquet" | "json";

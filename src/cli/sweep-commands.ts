@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import type { Command } from "commander";
 import { UserError } from "../config/errors.ts";
 import type { SweepFolder } from "../sweeps/folder.ts";
+import type { QueuedJob } from "../sweeps/slurm/submit.ts";
 import type { TrialState } from "../sweeps/state.ts";
 import { coloured, print, printJson, say, table } from "./output.ts";
 import { launch, type LaunchOptions, launchFlags } from "./sweep-launch.ts";
@@ -70,7 +71,9 @@ export function addSweepCommands(sweep: Command): void {
           process.stdout.write("\u001b[2J\u001b[H");
         }
         await printStates(folder, states);
-        if (!states.some(({ state }) => state === "running" || state === "pending")) {
+        const queued = await queueOf(folder);
+        const busy = states.some(({ state }) => state === "running");
+        if (!busy && queued.size === 0) {
           return;
         }
         await new Promise((done) => setTimeout(done, every * 1000));
@@ -116,6 +119,45 @@ export function addSweepCommands(sweep: Command): void {
     });
 
   sweep
+    .command("worker")
+    .description("work on the trials of one task of a cluster's job; scripts of sweeps call it")
+    .argument("<sweep>", folderHelp)
+    .requiredOption("--tasks <file>", "the file below slurm/ that lists the tasks")
+    .requiredOption("--task <n>", "the task's number", Number)
+    .addHelpText(
+      "after",
+      "\nExit codes: 0 done, 1 a trial failed, 75 saved and to be run again, 130 and 143 stopped.\n\nExample:\n  tessera sweep worker results/sweeps/quickstart-seeds --tasks tasks-000.json --task 0",
+    )
+    .action(async (named: string, options: { readonly tasks: string; readonly task: number }) => {
+      const [{ runWorker }, { tasksOf }, { listenForSignals, StopRequest }] = await Promise.all([
+        import("../sweeps/worker.ts"),
+        import("../sweeps/slurm/submit.ts"),
+        import("../trainers/signals.ts"),
+      ]);
+      const folder = await open(named);
+      const trials = tasksOf(folder, options.tasks)[options.task];
+      if (trials === undefined) {
+        throw new UserError(
+          `${options.tasks} has no task ${options.task}`,
+          "see the sweep's slurm/ folder",
+        );
+      }
+      const stop = new StopRequest();
+      listenForSignals(stop, (signal) => say(`${signal}: trials are saving and stopping`));
+      const { SLURM_JOB_ID, SLURM_ARRAY_JOB_ID, SLURM_ARRAY_TASK_ID } = process.env;
+      const job = SLURM_ARRAY_JOB_ID
+        ? `${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}`
+        : SLURM_JOB_ID;
+      process.exitCode = await runWorker(folder, {
+        trials,
+        launcher: job ? "slurm" : "worker",
+        ...(job && { job }),
+        stop,
+        say: (text) => say(`${new Date().toISOString()} ${text}`),
+      });
+    });
+
+  sweep
     .command("collect")
     .description("check that every trial is finished and write the sweep's table and page")
     .argument("<sweep>", folderHelp)
@@ -141,6 +183,9 @@ export function addSweepCommands(sweep: Command): void {
     });
 }
 
+const queueText = ({ job, state, reason }: QueuedJob): string =>
+  `job ${job} ${state.toLowerCase()}${reason && reason !== "None" ? ` (${reason})` : ""}`;
+
 const colours = {
   finished: "green",
   running: "bold",
@@ -152,7 +197,19 @@ const colours = {
   pruned: "dim",
 } as const;
 
+/** What Slurm's queue says of trials, where a sweep was submitted to one and the queue can be asked. */
+async function queueOf(folder: SweepFolder): Promise<ReadonlyMap<string, QueuedJob>> {
+  const { queuedTrials } = await import("../sweeps/slurm/submit.ts");
+  try {
+    return await queuedTrials(folder);
+  } catch (error) {
+    say(`the queue could not be asked: ${(error as Error).message}`);
+    return new Map();
+  }
+}
+
 async function printStates(folder: SweepFolder, states: readonly TrialState[]): Promise<void> {
+  const queue = await queueOf(folder);
   const { countStates, isCancelled, runDirOf } = await import("../sweeps/state.ts");
   const rows = states.map(({ trial, state, attempts, reused, error, claim }) => {
     const where =
@@ -160,7 +217,9 @@ async function printStates(folder: SweepFolder, states: readonly TrialState[]): 
         ? `${progressOf(runDirOf(folder, trial.dir))}${claim ? ` on ${claim.host}` : ""}`
         : reused
           ? "reused"
-          : (error ?? "");
+          : queue.has(trial.id)
+            ? queueText(queue.get(trial.id)!)
+            : (error ?? "");
     return [
       String(trial.index),
       trial.id,

@@ -11,6 +11,13 @@ export interface LaunchOptions {
   readonly jobs?: number;
   readonly gpus?: string;
   readonly failFast?: boolean;
+  readonly partition?: string;
+  readonly account?: string;
+  readonly qos?: string;
+  readonly sbatch?: readonly string[];
+  readonly atOnce?: number;
+  readonly pack?: number;
+  readonly setup?: string;
 }
 
 const count = (text: string): number => {
@@ -32,15 +39,26 @@ export function launchFlags(command: Command): void {
     .option("--jobs <n>", "local: trials at a time; by default as cores and GPUs allow", count)
     .option("--gpus <list>", "local: GPUs to use, e.g. 0,1; by default all that nvidia-smi lists")
     .option("--fail-fast", "stop everything at the first failure")
-    .option("--keep-going", "go on after failures (the default)");
+    .option("--keep-going", "go on after failures (the default)")
+    .option("--partition <name>", "slurm: partition")
+    .option("--account <name>", "slurm: account")
+    .option("--qos <name>", "slurm: quality of service")
+    .option("--sbatch <options...>", "slurm: further options of sbatch, e.g. --constraint=h100")
+    .option("--at-once <n>", "slurm: array tasks that run at once", count)
+    .option("--pack <n>", "slurm: trials that share a job and run side by side in it", count)
+    .option("--setup <line>", "slurm: a shell line before the worker, e.g. 'module load nodejs'");
 }
 
 /** Work on a sweep with the launcher that was asked for. */
 export async function launch(
   folder: SweepFolder,
   options: LaunchOptions,
-  retryFailed = false,
+  retryFailed?: boolean,
 ): Promise<void> {
+  if (options.launcher === "slurm" || options.launcher === "dry-run") {
+    await launchSlurm(folder, options);
+    return;
+  }
   const [{ runLocal }, { listenForSignals, StopRequest, exitCodeOf }] = await Promise.all([
     import("../sweeps/local.ts"),
     import("../trainers/signals.ts"),
@@ -55,7 +73,7 @@ export async function launch(
       ...(options.jobs !== undefined && { jobs: options.jobs }),
       gpus: await gpusOf(folder, options.gpus),
       failFast: options.failFast === true,
-      retryFailed,
+      ...(retryFailed !== undefined && { retryFailed }),
       stop,
       view,
     });
@@ -112,4 +130,33 @@ async function gpusOf(folder: SweepFolder, asked: string | undefined): Promise<s
     );
   }
   return found.map((line) => line.trim());
+}
+
+/** Submit to Slurm and return, or only show what would be submitted. */
+async function launchSlurm(folder: SweepFolder, options: LaunchOptions): Promise<void> {
+  const { prepare, submit } = await import("../sweeps/slurm/submit.ts");
+  const slurmOptions = {
+    ...(options.partition !== undefined && { partition: options.partition }),
+    ...(options.account !== undefined && { account: options.account }),
+    ...(options.qos !== undefined && { qos: options.qos }),
+    ...(options.sbatch && { extra: options.sbatch }),
+    ...(options.atOnce !== undefined && { atOnce: options.atOnce }),
+    ...(options.setup !== undefined && { setup: options.setup }),
+    pack: options.pack ?? 1,
+  };
+  if (options.launcher === "dry-run") {
+    for (const { path, script, tasks, after } of prepare(folder, slurmOptions, 1000)) {
+      print(`# ${path}: ${tasks.length} tasks${after ? ", after those before" : ""}`);
+      print(script);
+    }
+    say("nothing was submitted");
+    return;
+  }
+  const jobs = await submit(folder, slurmOptions);
+  if (jobs.length === 0) {
+    print("nothing to submit: all trials are finished, running or queued");
+    return;
+  }
+  print(`submitted ${jobs.map((job) => `array ${job}`).join(", ")}`);
+  print(`look: tessera sweep status ${folder.dir}`);
 }

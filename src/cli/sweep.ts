@@ -18,6 +18,7 @@ interface SweepOptions extends LaunchOptions {
 export function addSweep(program: Command): void {
   const sweep = program
     .command("sweep")
+    .enablePositionalOptions()
     .description("plan and run many trials from one sweep file; go on with it; look after it")
     .argument("<file>", "a sweep file, or @name of configs/sweeps")
     .argument("[overrides...]", "changes to the base experiment: a.b=c, ...")

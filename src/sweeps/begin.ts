@@ -1,7 +1,8 @@
 /** @file Beginning a sweep, and coming back to it with a file that has changed meanwhile. */
 
 import { existsSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { writeFileAtomic } from "../runtime/files.ts";
 import { outputOf, SweepFolder, type SweepRecord, type TrialRow } from "./folder.ts";
 import { Journal } from "./journal.ts";
 import type { Plan } from "./plan.ts";
@@ -66,6 +67,9 @@ export function beginSweep(
     code: snapshotCode(dir),
     created: new Date().toISOString(),
   };
+  if (plan.base !== undefined) {
+    writeFileAtomic(resolve(dir, "base.yaml"), `${plan.base}\n`);
+  }
   const folder = SweepFolder.create(dir, record, plan.trials);
   if (again) {
     new Journal(dir).append({ event: "replanned" });

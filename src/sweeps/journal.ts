@@ -46,6 +46,8 @@ export type Event =
       readonly event: "submitted";
       readonly launcher: string;
       readonly jobs: readonly string[];
+      /** The file below slurm/ that says which trials each array task works on. */
+      readonly tasks?: string;
       readonly trials: number;
     }
   | { readonly event: "cancelled" | "resumed" | "replanned"; readonly note?: string };

@@ -24,7 +24,10 @@ export interface LocalOptions {
   readonly gpus?: readonly string[];
   /** Stop everything at the first failure. */
   readonly failFast?: boolean;
-  /** Take trials up again that have failed before. */
+  /**
+   * Take trials up again that have failed before: true takes all, false none; left out, those that
+   * the sweep's `retries` still allow.
+   */
   readonly retryFailed?: boolean;
   readonly stop: StopRequest;
   /** Told what happens, for people. */
@@ -109,7 +112,9 @@ export async function runLocal(folder: SweepFolder, options: LocalOptions): Prom
   };
 
   const work = async (trial: TrialRow): Promise<void> => {
-    if (guide.skip(trial)) {
+    const useless = guide.skip(trial);
+    if (useless !== undefined) {
+      view.say(`${trial.id}: not begun, ${useless}`);
       return;
     }
     const gpus = freeGpus.splice(0, gpusEach);
@@ -131,7 +136,6 @@ export async function runLocal(folder: SweepFolder, options: LocalOptions): Prom
     running.delete(trial.id);
     freeGpus.push(...gpus);
     view.ended(trial, ending);
-    guide.ended(trial, ending);
     if (ending.outcome === "failed") {
       const count = (failures.get(trial.id) ?? 0) + 1;
       failures.set(trial.id, count);
@@ -148,13 +152,19 @@ export async function runLocal(folder: SweepFolder, options: LocalOptions): Prom
   };
 
   let stopped = false;
+  let ticks = 0;
   const tick = setInterval(() => {
-    if (isStopping() && !stopped) {
+    ticks += 1;
+    // A signal is passed on at once; files are looked at once a second.
+    if (!stopped && (stop.signal !== undefined || (ticks % 10 === 0 && isStopping()))) {
       stopped = true;
       for (const supervised of running.values()) {
         supervised.stop(stop.signal === "SIGINT" ? "SIGINT" : "SIGTERM");
       }
       wakeAll();
+    }
+    if (ticks % 10 !== 0) {
+      return;
     }
     for (const supervised of running.values()) {
       const why = stopped ? undefined : guide.prune(supervised.trial);
@@ -164,14 +174,14 @@ export async function runLocal(folder: SweepFolder, options: LocalOptions): Prom
       }
     }
     view.tick([...running.values()].map(({ trial }) => trial));
-  }, 1000);
+  }, 100);
 
   // Each of these loops is one place to work in.
   const place = async (): Promise<void> => {
     while (!isStopping()) {
       let trial = next();
       if (trial === undefined && queue.length === 0) {
-        const asked = guide.ask(running.size + elsewhere.length);
+        const asked = guide.ask();
         trial = asked === "wait" || asked === "done" ? undefined : asked;
         if (asked === "done" && elsewhere.length === 0) {
           return;
@@ -208,7 +218,7 @@ function isWanted(
     case "stale":
       return true;
     case "failed":
-      return options.retryFailed === true || failures <= retries;
+      return options.retryFailed ?? failures <= retries;
     case "out-of-memory":
       return options.retryFailed === true;
     default:

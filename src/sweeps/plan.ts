@@ -5,7 +5,7 @@
  */
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import { UserError } from "../config/errors.ts";
 import { loadConfig } from "../config/resolve.ts";
 import { type Json, parsePath } from "../config/tree.ts";
@@ -41,6 +41,8 @@ export interface Plan {
   /** The sweep file as the user named it. */
   readonly file: string;
   readonly trials: readonly Trial[];
+  /** The resolved base, where a search will need it. */
+  readonly base?: string;
   /** Points left out by `exclude` and `where`, and points that mean the same as an earlier one. */
   readonly excluded: number;
   readonly repeated: number;
@@ -54,7 +56,7 @@ export function readSweepFile(file: string, overrides: readonly string[] = []): 
 /** The experiment's file as `loadConfig` takes it: relative paths start at the sweep file. */
 function experimentFile(sweep: Sweep, file: string): string {
   const { experiment } = sweep;
-  return experiment.startsWith("@") || file.startsWith("@")
+  return experiment.startsWith("@") || file.startsWith("@") || isAbsolute(experiment)
     ? experiment
     : resolve(dirname(file), experiment);
 }
@@ -76,6 +78,11 @@ export class Planner {
       checks,
     });
     this.#conditions = sweep.where.map(parseCondition);
+  }
+
+  /** The base experiment itself, resolved, as JSON. */
+  base(): string {
+    return JSON.stringify(this.#resolver.resolve({ labels: {}, set: {}, overrides: [] }).config);
   }
 
   /** The trial of a point; undefined when the sweep leaves it out. */
@@ -189,7 +196,15 @@ export function planSweep(
       "look at `exclude` and `where`",
     );
   }
-  return { sweep, file, trials: [...trials.values()], excluded, repeated };
+  const base = sweep.search ? planner.base() : undefined;
+  return {
+    sweep,
+    file,
+    trials: [...trials.values()],
+    excluded,
+    repeated,
+    ...(base !== undefined && { base }),
+  };
 }
 
 /** Run folders below the output folder that have finished, by id. */

@@ -63,7 +63,8 @@ export function supervise(
     env: {
       ...process.env,
       ...options.env,
-      TESSERA_SUPERVISOR: String(process.pid),
+      // Between us and a trial of srun stands Slurm, which ends it when we are gone.
+      ...(options.prefix?.length ? {} : { TESSERA_SUPERVISOR: String(process.pid) }),
       TESSERA_SWEEP: folder.dir,
       TESSERA_TRIAL: trial.id,
     },

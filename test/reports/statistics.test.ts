@@ -8,8 +8,8 @@ import {
   interquartileMean,
   mean,
   quantile,
-} from "../../src/reports/stats/bootstrap.ts";
-import { studentTail } from "../../src/reports/stats/student.ts";
+} from "../../src/eval/statistics/bootstrap.ts";
+import { studentTail } from "../../src/eval/statistics/student.ts";
 import {
   correct,
   normalCdf,
@@ -20,7 +20,7 @@ import {
   type Tail,
   welchTTest,
   wilcoxonSignedRank,
-} from "../../src/reports/stats/tests.ts";
+} from "../../src/eval/statistics/tests.ts";
 import { sobol } from "../../src/sweeps/space.ts";
 
 interface Case {

@@ -13,7 +13,7 @@ import {
   deviation,
   type Interval,
   mean,
-} from "../stats/bootstrap.ts";
+} from "../../eval/statistics/bootstrap.ts";
 import {
   correct,
   type Correction,
@@ -21,7 +21,7 @@ import {
   probabilityAbove,
   signFlipTest,
   wilcoxonSignedRank,
-} from "../stats/tests.ts";
+} from "../../eval/statistics/tests.ts";
 import { flatten } from "../scores.ts";
 import type { ComparedRun, Found } from "./runs.ts";
 
