@@ -29,6 +29,8 @@ export function buildProgram(): Command {
     .description("Experiments on visual tokens, from one YAML file to a reproducible run.")
     .version(version())
     .exitOverride()
+    // Options after a command are its own, also where its parent has some of the same name.
+    .enablePositionalOptions()
     .showHelpAfterError("(--help says more)")
     .addHelpText(
       "after",

@@ -1,23 +1,53 @@
-/** @file `tessera report`: write a run's page anew. */
+/** @file `tessera report`: write the page of a run, of a sweep, or of runs beside each other. */
 
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { Command } from "commander";
+import { UserError } from "../config/errors.ts";
 import { print } from "./output.ts";
 
 export function addReport(program: Command): void {
   program
     .command("report")
-    .description("write report.html of a run, finished or not")
-    .argument("<run>", "a run folder")
+    .description("write the page of a run, of a sweep, or of several runs side by side")
+    .argument("<what...>", "a run folder; a sweep (folder, file or name); or several of them")
+    .option("--out <file>", "where to write it; needed for several")
     .addHelpText(
       "after",
       `
-The page is one file that loads nothing: open it, mail it, keep it.
+The page is one file that loads nothing: open it, mail it, keep it. It works on runs and sweeps that
+are not finished too.
 
-Example:
-  tessera report results/quickstart/<hash>-s0`,
+Examples:
+  tessera report results/quickstart/<hash>-s0
+  tessera report results/sweeps/quickstart-seeds
+  tessera report results/quickstart results/sweeps/vocabulary --out both.html`,
     )
-    .action(async (dir: string) => {
-      const { writeReport } = await import("../reports/report.ts");
-      print(await writeReport(dir));
+    .action(async (named: string[], { out }: { readonly out?: string }) => {
+      const [{ writeComparison, writeReport }, { sweepFolder }] = await Promise.all([
+        import("../reports/report.ts"),
+        import("../sweeps/folder.ts"),
+      ]);
+      const folders = named.map((name) => sweepFolder(name));
+      const [first] = folders as [string];
+      const isSweep = existsSync(join(first, "sweep.json"));
+      const isRun =
+        existsSync(join(first, "config.json")) || existsSync(join(first, "config.yaml"));
+      if (folders.length === 1 && out === undefined && !isSweep) {
+        print(await writeReport(first)); // says so when it is no run folder either
+        return;
+      }
+      if (folders.length > 1 && out === undefined) {
+        throw new UserError(
+          "several runs have no folder of their own",
+          "name the page with --out FILE",
+        );
+      }
+      const page = out ?? join(first, "report.html");
+      print(
+        isRun && folders.length === 1
+          ? await writeReport(first, page)
+          : await writeComparison(folders, page),
+      );
     });
 }

@@ -1,7 +1,7 @@
 /** @file Pictures and clips of a run, inline in its page. */
 
-import { readFileSync } from "node:fs";
-import { extname } from "node:path";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { extname, join } from "node:path";
 import { formatBytes } from "./format.ts";
 import { type Html, html } from "./html.ts";
 import type { SampleFile } from "./run-folder.ts";
@@ -76,12 +76,39 @@ export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): H
   }`;
 }
 
-function figure(file: SampleFile, type: string): Html {
+function figure(file: SampleFile, type: string, title?: string): Html {
   const source = `data:${type};base64,${readFileSync(file.file).toString("base64")}`;
   const name = file.path.replace(/\.[^.]*$/, "").replace(/^.*\//, "");
-  const label = name.replace(/[-_]+/g, " ");
+  const label = title ?? name.replace(/[-_]+/g, " ");
   if (type.startsWith("video/")) {
     return html`<figure class="card"><video src="${source}" autoplay loop muted playsinline aria-label="${label}"></video><figcaption>${label}</figcaption></figure>`;
   }
   return html`<figure class="card${/sheet|grid|worst|best/.test(name) ? " wide" : ""}"><img src="${source}" alt="${label}" loading="lazy"><figcaption>${label}</figcaption></figure>`;
+}
+
+/**
+ * The first sample of several runs whose name begins so, each under the run's name.
+ * @param budget bytes of all of them; what does not fit is left out
+ */
+export function mediaFigures(
+  runs: readonly { readonly dir: string; readonly name: string }[],
+  start: string,
+  budget: number,
+): Html[] {
+  let left = budget;
+  return runs.flatMap(({ dir, name }) => {
+    const folder = join(dir, "samples");
+    const files = existsSync(folder) ? readdirSync(folder).filter((f) => f.startsWith(start)) : [];
+    const file = files.find((f) => shown[extname(f).toLowerCase()] !== undefined);
+    if (file === undefined) {
+      return [];
+    }
+    const path = join(folder, file);
+    const bytes = statSync(path).size;
+    if (bytes > left) {
+      return [];
+    }
+    left -= bytes;
+    return [figure({ path: file, file: path, bytes }, shown[extname(file).toLowerCase()]!, name)];
+  });
 }

@@ -230,7 +230,7 @@ export async function rateDistortionSvg(
 }
 
 /** Vega is heavy, so it is loaded with the first picture. */
-async function render(spec: TopLevelSpec, id: string, label: string): Promise<string> {
+export async function render(spec: TopLevelSpec, id: string, label: string): Promise<string> {
   const [vega, lite] = await Promise.all([import("vega"), import("vega-lite")]);
   const { spec: compiled } = lite.compile({ ...spec, config: plotConfig } as TopLevelSpec);
   const view = new vega.View(vega.parse(compiled), { renderer: "none" });

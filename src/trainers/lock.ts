@@ -83,7 +83,20 @@ export function isAlive({ pid, host, started }: Owner): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
+  if (isZombie(pid)) {
+    return false;
+  }
   return started === undefined || startTime(pid) === undefined || started === startTime(pid);
+}
+
+/** Has the process ended, and only its parent not yet asked how? It holds its id and does nothing. */
+function isZombie(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return /^[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2));
+  } catch {
+    return false;
+  }
 }
 
 /** Something that differs between two processes with one id, where the system offers it. */

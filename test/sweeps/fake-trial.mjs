@@ -52,7 +52,9 @@ let step = existsSync(join(dir, "step.json"))
   : 0;
 const steps = Number(process.env.FAKE_STEPS ?? 6);
 while (step < steps) {
-  await new Promise((done) => setTimeout(done, 15));
+  await new Promise((done) =>
+    setTimeout(done, mode === "slow" && config.trainer.tokenizer.lr > 0.05 ? 400 : 15),
+  );
   step += 1;
   write("step.json", step);
   const loss = config.trainer.tokenizer.lr * 1000 + 1 / step + config.seed / 100;

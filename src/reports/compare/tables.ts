@@ -95,7 +95,8 @@ function bestRow(
   { better }: Column,
   c: number,
 ): number | undefined {
-  if (better === "none" || cells.length < 2) {
+  const told = cells.filter((row) => row[c]!.center !== undefined).length;
+  if (better === "none" || told < 2) {
     return undefined;
   }
   let best: number | undefined;
