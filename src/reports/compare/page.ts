@@ -6,6 +6,7 @@
 import { existsSync } from "node:fs";
 import { join, relative } from "node:path";
 import type { Score } from "../../eval/suite.ts";
+import type { Provenance } from "../../trainers/provenance.ts";
 import { formatNumber } from "../format.ts";
 import { type Html, html, raw } from "../html.ts";
 import { mediaFigures } from "../media.ts";
@@ -275,20 +276,20 @@ function provenanceHtml({ groups }: Comparison): Html | false {
     if (!existsSync(path)) {
       continue;
     }
-    const { git, host, cpu, device, node, lockfile_sha256, datasets } = readJson(path);
-    const { commit, dirty, diff_sha256 } = (git ?? {}) as { [key: string]: unknown };
-    const facts: { readonly [name: string]: unknown } = {
-      commit:
-        commit &&
-        `${String(commit)}${dirty ? ` with changes ${String(diff_sha256).slice(0, 12)}` : ""}`,
-      machine: host && `${String(host)}: ${String(cpu)}`,
+    const { git, host, cpu, device, node, lockfile_sha256, datasets } = readJson(
+      path,
+    ) as Partial<Provenance>;
+    const changes = git?.dirty ? ` with changes ${git.diff_sha256?.slice(0, 12) ?? ""}` : "";
+    const facts: { readonly [name: string]: string | undefined } = {
+      commit: git && `${git.commit}${changes}`,
+      machine: host && `${host}: ${cpu}`,
       device,
       node,
       lockfile: lockfile_sha256,
       data: datasets && JSON.stringify(datasets),
     };
     for (const [name, value] of Object.entries(facts)) {
-      if (typeof value === "string" && value !== "") {
+      if (value !== undefined && value !== "") {
         const own = counts.get(name) ?? new Map<string, number>();
         own.set(value, (own.get(value) ?? 0) + 1);
         counts.set(name, own);
