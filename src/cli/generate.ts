@@ -22,6 +22,12 @@ interface GenerateOptions {
   readonly format: Format;
   readonly fps?: number;
   readonly out?: string;
+  readonly task?: string;
+  readonly then?: readonly string[];
+  readonly continue: number;
+  readonly condition?: readonly string[];
+  readonly text?: readonly string[];
+  readonly audio?: readonly string[];
 }
 
 export function addGenerate(program: Command): void {
@@ -32,6 +38,12 @@ export function addGenerate(program: Command): void {
     .option("--label <name...>", "classes to sample, in turn; all of them when left out")
     .option("--n <count>", "number of clips", integer(1), 8)
     .option("--seed <number>", "the same seed gives the same clips", integer(0), 0)
+    .option("--task <name>", "a task the run was trained for, e.g. FP, OPC, T2AV")
+    .option("--condition <file...>", "videos or pictures that the task starts from, in turn")
+    .option("--text <words...>", "captions, in turn")
+    .option("--audio <file...>", "sound files, in turn")
+    .option("--then <task...>", "tasks that go on with what the one before made")
+    .option("--continue <times>", "go on with the last frames so often", integer(0), 0)
     .addOption(
       new Option("--format <format>", "mkv is lossless (FFV1), png a strip of all frames")
         .choices(["mp4", "gif", "png", "mkv"])
@@ -44,7 +56,10 @@ export function addGenerate(program: Command): void {
       `
 Examples:
   tessera generate results/quickstart/<hash>-s0
-  tessera generate RUN --label "moves left" bounces --n 4 --seed 7 --format gif --out clips`,
+  tessera generate RUN --label "moves left" bounces --n 4 --seed 7 --format gif --out clips
+  tessera generate RUN --task OPC --condition clip.mkv --format mkv
+  tessera generate RUN --task T2AV --text "a large red circle moves left" --n 2
+  tessera generate RUN --task I2V --condition frame.png --then ST --text "a blue ring moves up"`,
     )
     .action(generate);
 }
@@ -60,8 +75,25 @@ async function generate(dir: string, options: GenerateOptions): Promise<void> {
   }
   const classes = readClasses(dir);
   const labels = await chooseLabels(classes, options);
+  const { task, then: chain = [], condition = [], text = [], audio = [] } = options;
+  if (task === undefined && [chain, condition, text, audio].some(({ length }) => length > 0)) {
+    throw new UserError(
+      "--then, --condition, --text and --audio belong to a task",
+      "name it with --task",
+    );
+  }
   const run = await openRun(dir, { warn: say });
   try {
+    if (task !== undefined) {
+      const { generateTask } = await import("./generate-task.ts");
+      const { n, seed, format } = options;
+      const fps = options.fps ?? (await framesPerSecond(run));
+      const out = options.out ?? join(dir, "generated");
+      const files = { condition, text, audio, format, fps, out };
+      const request = { task, chain, continue: options.continue, labels, n, seed, ...files };
+      await generateTask(run, request);
+      return;
+    }
     const { writeClip } = await import("./clip-files.ts");
     const fps = options.fps ?? (await framesPerSecond(run));
     const out = options.out ?? join(dir, "generated");

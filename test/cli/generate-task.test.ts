@@ -1,0 +1,113 @@
+import { existsSync, mkdtempSync, readdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { generateTask, type TaskRequest } from "../../src/cli/generate-task.ts";
+import { loadConfig } from "../../src/config/resolve.ts";
+import { openFrames } from "../../src/data/frames.ts";
+import { writeLossless } from "../../src/data/video.ts";
+import { checks, type Experiment, experimentSchema } from "../../src/trainers/experiment.ts";
+import { type OpenedRun, openRun } from "../../src/trainers/open-run.ts";
+import { runExperiment } from "../../src/trainers/run.ts";
+
+const file = fileURLToPath(new URL("../trainers/tiny.yaml", import.meta.url));
+const output = mkdtempSync(join(tmpdir(), "tessera-generate-"));
+const objective =
+  "objective={type: multimodal, text_length: 30, audio: {window: 256, codes: 8, fit_clips: 4}, " +
+  "tasks: [{task: T2AV}, {task: IP}, {task: FP}, {task: A2V}]}";
+let run: OpenedRun;
+
+beforeAll(async () => {
+  const overrides = [
+    `output=${output}`,
+    objective,
+    "dataset.audio_rate=4000",
+    "trainer.samples.count=0",
+    "trainer.tokenizer.steps=2",
+    "trainer.transformer.steps=2",
+    "evals={}",
+  ];
+  const { dir } = await runExperiment(
+    loadConfig<Experiment>({ file, overrides, schema: experimentSchema, checks }),
+    { output: { terminal: false, line: () => undefined } },
+  );
+  run = await openRun(dir);
+}, 60_000);
+afterAll(() => run.close());
+
+const request = (changes: Partial<TaskRequest>): TaskRequest => ({
+  task: "T2AV",
+  chain: [],
+  continue: 0,
+  condition: [],
+  text: [],
+  audio: [],
+  labels: new Int32Array(4).fill(-1),
+  n: 1,
+  seed: 3,
+  format: "mkv",
+  fps: 8,
+  out: join(output, "made"),
+  ...changes,
+});
+
+/** Frames, height and width of a file. */
+async function sizeOfFile(path: string): Promise<number[]> {
+  const source = await openFrames(path);
+  let frames = 0;
+  for (const span of source.spans(1)) {
+    frames += Number(span.length > 0);
+  }
+  source.close();
+  return [frames, source.height, source.width];
+}
+
+describe("tessera generate --task", () => {
+  const caption = "a large red circle moves left";
+
+  test("a caption becomes a clip with sound, which is the next task's condition", async () => {
+    const out = join(output, "first");
+    await generateTask(run, request({ text: [caption], n: 2, out }));
+    const files = readdirSync(out).toSorted();
+    expect(files).toEqual(["seed3-000-T2AV.mkv", "seed3-001-T2AV.mkv"]);
+    const made = join(out, files[0]!);
+    expect(await sizeOfFile(made)).toEqual([5, 16, 16]);
+    // The clip paints in, and its sound makes a video of its own.
+    await generateTask(run, request({ task: "IP", condition: [made], out: join(output, "ip") }));
+    await generateTask(run, request({ task: "A2V", audio: [made], out: join(output, "a2v") }));
+    expect(existsSync(join(output, "a2v", "seed3-000-A2V.mkv"))).toBe(true);
+  });
+
+  test("chains of tasks, and videos as long as asked for", async () => {
+    const out = join(output, "long");
+    const long = request({ text: [caption], chain: ["FP"], continue: 2, out });
+    await generateTask(run, long);
+    // One frame of four new latents is given; each continuation adds the rest.
+    expect(await sizeOfFile(join(out, "seed3-000-T2AV-FP.mkv"))).toEqual([5 + 2 * 4, 16, 16]);
+  });
+
+  test("one clear error for each mistake", async () => {
+    const wrong = join(output, "wrong.mkv");
+    const data = new Uint8Array(5 * 24 * 16 * 3);
+    await writeLossless(wrong, { data, frames: 5, height: 24, width: 16 }, 8);
+    const short = join(output, "short.mkv");
+    const two = new Uint8Array(2 * 16 * 16 * 3);
+    await writeLossless(short, { data: two, frames: 2, height: 16, width: 16 }, 8);
+    const fails = (changes: Partial<TaskRequest>) =>
+      expect(generateTask(run, request(changes))).rejects;
+    await fails({ task: "OP" }).toThrow("was not trained for the task OP");
+    await fails({}).toThrow("needs --text");
+    await fails({ text: ["a mauve circle"] }).toThrow('no word "mauve"');
+    await fails({ task: "IP" }).toThrow("needs --condition");
+    await fails({ task: "IP", condition: ["none.mkv"] }).toThrow("no such file");
+    await fails({ task: "IP", condition: [wrong] }).toThrow(
+      "frames of 16 x 24, the model takes 16 x 16",
+    );
+    await fails({ task: "IP", condition: [short] }).toThrow("2 frames, the task looks at 5");
+    await fails({ task: "IP", condition: [short], text: [caption] }).toThrow(
+      "does not look at --text",
+    );
+    await fails({ text: [caption], continue: 1 }).toThrow("does not start from");
+  });
+});
