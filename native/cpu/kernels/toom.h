@@ -33,6 +33,23 @@ struct Toom {
                        : (k > 0 ? coefficient(k - 1, skip, j + 1) : 0.0) -
                              power(p(j), 2) * coefficient(k, skip, j + 1);
   }
+  struct Table {
+    float power[PAIRS][outputs];  // p_i^j
+    float norm[PAIRS + 1];        // 1 / norm, the point 0 last
+    float norm_p[PAIRS], norm_pp[PAIRS];
+  };
+  static constexpr Table make_table() {
+    Table t{};
+    for (int i = 0; i < PAIRS; i++) {
+      for (int j = 0; j < outputs; j++) t.power[i][j] = static_cast<float>(power(p(i), j));
+      t.norm[i] = static_cast<float>(1 / norm(i));
+      t.norm_p[i] = static_cast<float>(p(i) / norm(i));
+      t.norm_pp[i] = static_cast<float>(power(p(i), 2) / norm(i));
+    }
+    t.norm[PAIRS] = static_cast<float>(1 / norm(-1));
+    return t;
+  }
+
   /** The value that row i of Bᵀ's polynomial has at its own point: pair i, or -1 for the point 0. */
   static constexpr double norm(int i) {
     double value = i < 0 ? 1 : 2 * power(p(i), 2);
@@ -42,19 +59,27 @@ struct Toom {
     return value;
   }
 
-  /** sum_k coefficient(k, skip) d[2k + first], the last coefficient being 1. */
+  /** y + sum of coefficient(k, SKIP) d[2k + first] over k <= K. */
+  template <int SKIP, int K>
+  static TESSERA_INLINE vf terms(const vf* d, int first, vf y) {
+    if constexpr (K < 0) {
+      return y;
+    } else {
+      constexpr float w = static_cast<float>(coefficient(K, SKIP));
+      return terms<SKIP, K - 1>(d, first, fma(set1(w), d[2 * K + first], y));
+    }
+  }
+  /** The whole sum; the last coefficient is 1. */
   template <int SKIP>
   static TESSERA_INLINE vf even(const vf* d, int first) {
     constexpr int top = SKIP < 0 ? PAIRS : PAIRS - 1;
-    vf y = d[2 * top + first];
-#pragma GCC unroll 4
-    for (int k = top - 1; k >= 0; k--) y = fma(set1(static_cast<float>(coefficient(k, SKIP))), d[2 * k + first], y);
-    return y;
+    return terms<SKIP, top - 1>(d, first, d[2 * top + first]);
   }
 
   template <int I>
   static TESSERA_INLINE void pair_input(const vf* d, vf* out) {
-    const vf e = even<I>(d, 2), o = even<I>(d, 1), w = set1(p(I));
+    constexpr float value = p(I);
+    const vf e = even<I>(d, 2), o = even<I>(d, 1), w = set1(value);
     out[1 + 2 * I] = fma(w, o, e);
     out[2 + 2 * I] = fma(-w, o, e);
     if constexpr (I + 1 < PAIRS) pair_input<I + 1>(d, out);
@@ -66,8 +91,25 @@ struct Toom {
     out[points - 1] = even<-1>(d, 1);
   }
 
+  /** Bᵀ d in two halves, for what else has no room in the registers: rows [0, half) and [half, points). */
+  static constexpr int half = PAIRS == 2 ? 3 : points;
+  template <bool SECOND>
+  static TESSERA_INLINE void input_half(const vf* d, vf* out) {
+    if constexpr (PAIRS == 2) {
+      constexpr float value = p(SECOND ? 1 : 0);
+      const vf e = even<SECOND ? 1 : 0>(d, 2), o = even<SECOND ? 1 : 0>(d, 1), w = set1(value);
+      const vf alone = even<-1>(d, SECOND ? 1 : 0);
+      out[SECOND ? 0 : 1] = fma(w, o, e);
+      out[SECOND ? 1 : 2] = fma(-w, o, e);
+      out[SECOND ? 2 : 0] = alone;
+    } else if constexpr (!SECOND) {
+      input(d, out);
+    }
+  }
+
   /** Aᵀ m: outputs values from points values. */
   static TESSERA_INLINE void output(const vf* m, vf* y) {
+    constexpr Table table = make_table();
     vf s[PAIRS], t[PAIRS];
 #pragma GCC unroll 4
     for (int i = 0; i < PAIRS; i++) {
@@ -80,7 +122,7 @@ struct Toom {
 #pragma GCC unroll 4
       for (int i = 0; i < PAIRS; i++) {
         const vf u = j % 2 == 0 ? s[i] : t[i];
-        const float w = static_cast<float>(power(p(i), j));
+        const float w = table.power[i][j];
         const bool first = i == 0 && j > 0 && j < outputs - 1;
         v = first ? u * w : w == 1.0f ? v + u : fma(set1(w), u, v);
       }
@@ -90,14 +132,15 @@ struct Toom {
 
   /** A y: points values from outputs values, the adjoint of `output`. */
   static TESSERA_INLINE void output_adjoint(const vf* y, vf* m) {
+    constexpr Table table = make_table();
     m[0] = y[0];
 #pragma GCC unroll 4
     for (int i = 0; i < PAIRS; i++) {
-      vf e = y[0], o = y[1] * p(i);
+      vf e = y[0], o = y[1] * table.power[i][1];
 #pragma GCC unroll 4
       for (int j = 2; j < outputs; j += 2) {
-        e = fma(set1(static_cast<float>(power(p(i), j))), y[j], e);
-        o = fma(set1(static_cast<float>(power(p(i), j + 1))), y[j + 1], o);
+        e = fma(set1(table.power[i][j]), y[j], e);
+        o = fma(set1(table.power[i][j + 1]), y[j + 1], o);
       }
       m[1 + 2 * i] = e + o;
       m[2 + 2 * i] = e - o;
@@ -107,12 +150,12 @@ struct Toom {
 
   /** G g: points values from three. */
   static TESSERA_INLINE void filter(const vf* g, vf* u) {
-    u[0] = g[0] * static_cast<float>(1 / norm(-1));
+    constexpr Table table = make_table();
+    u[0] = g[0] * table.norm[PAIRS];
 #pragma GCC unroll 4
     for (int i = 0; i < PAIRS; i++) {
-      const double n = 1 / norm(i);
-      const vf e = fma(set1(static_cast<float>(n * power(p(i), 2))), g[2], g[0] * static_cast<float>(n));
-      const vf o = g[1] * static_cast<float>(n * p(i));
+      const vf e = fma(set1(table.norm_pp[i]), g[2], g[0] * table.norm[i]);
+      const vf o = g[1] * table.norm_p[i];
       u[1 + 2 * i] = e + o;
       u[2 + 2 * i] = e - o;
     }
@@ -121,16 +164,16 @@ struct Toom {
 
   /** Gᵀ u: three values from points values. */
   static TESSERA_INLINE void filter_adjoint(const vf* u, vf* g) {
-    g[0] = u[0] * static_cast<float>(1 / norm(-1));
+    constexpr Table table = make_table();
+    g[0] = u[0] * table.norm[PAIRS];
     g[1] = vf{};
     g[2] = u[points - 1];
 #pragma GCC unroll 4
     for (int i = 0; i < PAIRS; i++) {
-      const double n = 1 / norm(i);
       const vf s = u[1 + 2 * i] + u[2 + 2 * i], t = u[1 + 2 * i] - u[2 + 2 * i];
-      g[0] = fma(set1(static_cast<float>(n)), s, g[0]);
-      g[1] = fma(set1(static_cast<float>(n * p(i))), t, g[1]);
-      g[2] = fma(set1(static_cast<float>(n * power(p(i), 2))), s, g[2]);
+      g[0] = fma(set1(table.norm[i]), s, g[0]);
+      g[1] = fma(set1(table.norm_p[i]), t, g[1]);
+      g[2] = fma(set1(table.norm_pp[i]), s, g[2]);
     }
   }
 };

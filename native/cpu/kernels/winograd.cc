@@ -41,6 +41,18 @@ struct Pass {
   i64 ci, co;
 };
 
+/** Where the positions of a tile lie: anywhere (zeros among them), or evenly inside of a tensor. */
+struct Listed {
+  const float* const* at;
+  int sides;
+  TESSERA_INLINE const float* operator()(int i, int j, int k) const { return at[(i * sides + j) * sides + k]; }
+};
+struct Even {
+  const float* base;
+  i64 st, sh, sw;
+  TESSERA_INLINE const float* operator()(int i, int j, int k) const { return base + i * st + j * sh + k * sw; }
+};
+
 template <class T, class S>
 struct Engine {
   static constexpr int PT = T::points, PS = S::points, MT = T::outputs, MS = S::outputs;
@@ -82,29 +94,39 @@ struct Engine {
     }
   }
 
+  /** Half of the columns of one frame's PS × PS values, transformed along both axes. */
+  template <bool FULL, bool SECOND, class At>
+  static TESSERA_INLINE void plane(const At& at, int i, i64 c, int n, vf* out) {
+    constexpr int begin = SECOND ? S::half : 0, width = SECOND ? PS - S::half : S::half;
+    vf rows[PS][PS];
+#pragma GCC unroll 8
+    for (int j = 0; j < PS; j++) {
+      vf d[PS];
+#pragma GCC unroll 8
+      for (int k = 0; k < PS; k++) {
+        const float* p = at(i, j, k) + c;
+        d[k] = FULL ? load(p) : load_part(p, n);
+      }
+      S::template input_half<SECOND>(d, rows[j]);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < width; k++) {
+      vf d[PS], e[PS];
+#pragma GCC unroll 8
+      for (int j = 0; j < PS; j++) d[j] = rows[j][k];
+      S::input(d, e);
+#pragma GCC unroll 8
+      for (int j = 0; j < PS; j++) out[j * PS + begin + k] = e[j];
+    }
+  }
+
   /** v[point · step] of one vector of channels from PT × PS × PS positions. */
-  template <bool FULL>
-  static __attribute__((noinline)) void transform_input(const float* const* at, i64 c, int n, float* v,
-                                                        i64 step) {
+  template <bool FULL, class At>
+  static __attribute__((noinline)) void transform_input(At at, i64 c, int n, float* v, i64 step) {
     vf line[P];
     for (int i = 0; i < PT; i++) {
-      for (int j = 0; j < PS; j++) {
-        vf d[PS];
-#pragma GCC unroll 8
-        for (int k = 0; k < PS; k++) {
-          const float* p = at[(i * PS + j) * PS + k] + c;
-          d[k] = FULL ? load(p) : load_part(p, n);
-        }
-        S::input(d, line + (i * PS + j) * PS);
-      }
-      for (int k = 0; k < PS; k++) {
-        vf d[PS], e[PS];
-#pragma GCC unroll 8
-        for (int j = 0; j < PS; j++) d[j] = line[(i * PS + j) * PS + k];
-        S::input(d, e);
-#pragma GCC unroll 8
-        for (int j = 0; j < PS; j++) line[(i * PS + j) * PS + k] = e[j];
-      }
+      plane<FULL, false>(at, i, c, n, line + i * PS * PS);
+      if constexpr (S::half < PS) plane<FULL, true>(at, i, c, n, line + i * PS * PS);
     }
     for (int s = 0; s < PS * PS; s++) {
       vf d[PT], e[PT];
@@ -113,6 +135,29 @@ struct Engine {
       T::input(d, e);
 #pragma GCC unroll 8
       for (int i = 0; i < PT; i++) store(v + (i * PS * PS + s) * step, e[i]);
+    }
+  }
+
+  /** Channels [c, c + depth) of one tile's values, transformed, to v. */
+  static void transform_tile(const Pass& pass, const Side& from, const float* x, const Place& q,
+                             const float* zeros, const float** at, i64 c, i64 depth, float* v, i64 step) {
+    const i64 t = q.t - pass.pad[0], h = q.h - pass.pad[1], w = q.w - pass.pad[2];
+    if (t >= 0 && h >= 0 && w >= 0 && t + PT <= from.size[0] && h + PS <= from.size[1] && w + PS <= from.size[2]) {
+      const float* base = x + q.b * from.batch_stride + t * from.stride[0] + h * from.stride[1] + w * from.stride[2];
+      transform_vectors(Even{base, from.stride[0], from.stride[1], from.stride[2]}, c, depth, v, step);
+    } else {
+      positions<PT, PS>(from, x, q.b, t, h, w, zeros, at);
+      transform_vectors(Listed{at, PS}, c, depth, v, step);
+    }
+  }
+  template <class At>
+  static void transform_vectors(const At& at, i64 c, i64 depth, float* v, i64 step) {
+    for (i64 k = 0; k < depth; k += VL) {
+      if (k + VL <= depth) {
+        transform_input<true>(at, c + k, VL, v + k, step);
+      } else {
+        transform_input<false>(at, c + k, static_cast<int>(depth - k), v + k, step);
+      }
     }
   }
 
@@ -276,28 +321,16 @@ struct Engine {
     parallel_for(blocks, 1, [&](i64 begin, i64 end, int thread) {
       float* v = thread_scratch(thread, 0, P * vp);
       float* m = thread_scratch(thread, 1, P * mp);
-      const float** at = reinterpret_cast<const float**>(thread_scratch(thread, 2, 2 * P * n));
+      const float** at = reinterpret_cast<const float**>(thread_scratch(thread, 2, 2 * P));
       for (i64 block = begin; block < end; block++) {
         const i64 first = block * n, count = std::min(n, tiles - first);
-        for (i64 i = 0; i < count; i++) {
-          const Place q = place(first + i);
-          positions<PT, PS>(from, x, q.b, q.t - pass.pad[0], q.h - pass.pad[1], q.w - pass.pad[2], zeros,
-                            at + i * P);
-        }
         for (i64 o = 0; o < ov; o += os) {
           const i64 width = std::min(os, ov - o);
           for (i64 c = 0; c < ci; c += is) {
             const i64 depth = std::min(is, ci - c);
             if (o == 0 || !once) {
               for (i64 i = 0; i < count; i++) {
-                for (i64 k = 0; k < depth; k += VL) {
-                  float* out = v + i * is + k;
-                  if (k + VL <= depth) {
-                    transform_input<true>(at + i * P, c + k, VL, out, vp);
-                  } else {
-                    transform_input<false>(at + i * P, c + k, static_cast<int>(depth - k), out, vp);
-                  }
-                }
+                transform_tile(pass, from, x, place(first + i), zeros, at, c, depth, v + i * is, vp);
               }
             }
             const Store how = c == 0 ? Store::set : Store::add;
@@ -335,15 +368,7 @@ struct Engine {
       parallel_for(count, 1, [&](i64 begin, i64 end, int thread) {
         const float** at = reinterpret_cast<const float**>(thread_scratch(thread, 2, 2 * P));
         for (i64 i = begin; i < end; i++) {
-          const Place q = place(first + i);
-          positions<PT, PS>(from, x, q.b, q.t - pass.pad[0], q.h - pass.pad[1], q.w - pass.pad[2], zeros, at);
-          for (i64 k = 0; k < ci; k += VL) {
-            if (k + VL <= ci) {
-              transform_input<true>(at, k, VL, v + i * cv + k, vp);
-            } else {
-              transform_input<false>(at, k, static_cast<int>(ci - k), v + i * cv + k, vp);
-            }
-          }
+          transform_tile(pass, from, x, place(first + i), zeros, at, 0, ci, v + i * cv, vp);
         }
       });
       const i64 groups = std::min(count, ceil_div(threads(), slices));
@@ -432,15 +457,7 @@ struct Engine {
           for (i64 i = begin; i < end; i++) {
             const Place q = place(first + i);
             if (both) {
-              positions<PT, PS>(from, x, q.b, q.t - pass.pad[0], q.h - pass.pad[1], q.w - pass.pad[2], zeros, at);
-              for (i64 k = 0; k < ci; k += VL) {
-                float* out = v + i * cv + k;
-                if (k + VL <= ci) {
-                  transform_input<true>(at, k, VL, out, vp);
-                } else {
-                  transform_input<false>(at, k, static_cast<int>(ci - k), out, vp);
-                }
-              }
+              transform_tile(pass, from, x, q, zeros, at, 0, ci, v + i * cv, vp);
             }
             positions<MT, MS>(to, dy, q.b, q.t, q.h, q.w, zeros, at);
             for (i64 k = 0; k < width; k += VL) {
