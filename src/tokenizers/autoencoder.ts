@@ -109,9 +109,35 @@ export function autoencoder(
   });
 }
 
+interface Reconstruction {
+  readonly loss: tf.Scalar;
+  readonly metrics: { readonly [name: string]: tf.Scalar };
+}
+
+/** The weighted pixel errors. */
+function pixelLoss(
+  made: tf.Tensor5D,
+  real: tf.Tensor5D,
+  weights: Pick<TrainingConfig, "l1_weight" | "l2_weight">,
+): Reconstruction {
+  // The papers weigh errors of pixels in [0, 1]; ours span twice that.
+  const error = tf.mul(tf.sub(made, real), 0.5);
+  const l2 = tf.mean<tf.Scalar>(tf.square(error));
+  let loss = tf.mul<tf.Scalar>(l2, weights.l2_weight);
+  if (weights.l1_weight > 0) {
+    loss = tf.add(loss, tf.mul(tf.mean(tf.abs(error)), weights.l1_weight));
+  }
+  const psnr = tf.mul<tf.Scalar>(tf.log(tf.maximum(l2, 1e-10)), -10 / Math.LN10); // of the batch's mean error
+  return { loss, metrics: { reconstruction: l2, psnr } };
+}
+
 /** The networks around a quantizer. */
 export interface Parts {
   readonly causal: boolean;
+  /** Default "video". */
+  readonly modality?: "video" | "audio";
+  /** The reconstruction's loss and metrics; errors of pixels when left out. */
+  loss?(made: tf.Tensor5D, real: tf.Tensor5D): Reconstruction;
   /** The latent grid (t, h, w) of a clip. */
   readonly latents: readonly [number, number, number];
   /** Pixels [B, T, H, W, 3] to latents [B, t, h, w, width]. */
@@ -122,7 +148,7 @@ export interface Parts {
 
 /** Puts encoder, quantizer and decoder together; their variables go to `scope`. */
 export function assembleTokenizer(
-  config: TrainingConfig & { readonly type: string; readonly quantizer: QuantizerConfig },
+  config: Partial<TrainingConfig> & { readonly type: string; readonly quantizer: QuantizerConfig },
   clip: ClipShape,
   scope: Scope,
   { causal, latents, ...parts }: Parts,
@@ -137,7 +163,7 @@ export function assembleTokenizer(
     scope,
     clip,
     causal,
-    modality: "video",
+    modality: parts.modality ?? "video",
     continuous: quantizer.type === "none",
     grid: quantizer.tokenGrid?.(latents) ?? latents,
     factors: quantizer.factors,
@@ -154,17 +180,12 @@ export function assembleTokenizer(
     loss(clips, step, training, noise) {
       const quantized = quantizer.quantize(encode(clips), step, training, noise);
       const reconstruction = decodeLatents(quantized.codes); // [B, T, H, W, 3]
-      // The papers weigh errors of pixels in [0, 1]; ours span twice that.
-      const error = tf.mul(tf.sub(reconstruction, clips), 0.5);
-      const l2 = tf.mean<tf.Scalar>(tf.square(error));
-      let loss = tf.add<tf.Scalar>(quantized.loss, tf.mul(l2, config.l2_weight));
-      if (config.l1_weight > 0) {
-        loss = tf.add(loss, tf.mul(tf.mean(tf.abs(error)), config.l1_weight));
-      }
-      const psnr = tf.mul<tf.Scalar>(tf.log(tf.maximum(l2, 1e-10)), -10 / Math.LN10); // of the batch's mean error
+      const seen = parts.loss
+        ? parts.loss(reconstruction, clips)
+        : pixelLoss(reconstruction, clips, { l1_weight: 0, l2_weight: 1, ...config });
       return {
-        loss,
-        metrics: { reconstruction: l2, psnr, ...quantized.metrics },
+        loss: tf.add<tf.Scalar>(quantized.loss, seen.loss),
+        metrics: { ...seen.metrics, ...quantized.metrics },
         reconstruction,
         ids: quantized.ids,
       };

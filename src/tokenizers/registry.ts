@@ -8,12 +8,13 @@ import * as cvivit from "./cvivit.ts";
 import * as magvit from "./magvit.ts";
 import * as magvit2 from "./magvit2.ts";
 import * as patches from "./patches.ts";
+import * as soundstream from "./soundstream.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 import * as vqgan from "./vqgan.ts";
 
 export type { Problem } from "./cnn.ts";
 
-export const tokenizers = { magvit, magvit2, vqgan, cvivit, patches } as const;
+export const tokenizers = { magvit, magvit2, vqgan, cvivit, patches, soundstream } as const;
 
 export const tokenizerSchema = component(
   "tokenizers",
@@ -27,7 +28,7 @@ export type TokenizerConfig = Static<typeof tokenizerSchema>;
 export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Problem[] {
   const problems = checkType(config, clip);
   if (
-    config.image_share > 0 &&
+    imageShare(config) > 0 &&
     checkType(config, { ...clip, frames: 1 }).length > problems.length
   ) {
     problems.push({
@@ -38,6 +39,9 @@ export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Proble
   }
   return problems;
 }
+
+const imageShare = (config: TokenizerConfig): number =>
+  "image_share" in config ? config.image_share : 0;
 
 function checkType(config: TokenizerConfig, clip: ClipShape): Problem[] {
   switch (config.type) {
@@ -51,6 +55,8 @@ function checkType(config: TokenizerConfig, clip: ClipShape): Problem[] {
       return cvivit.check(config, clip);
     case "patches":
       return patches.check(config, clip);
+    case "soundstream":
+      return soundstream.check(config, clip);
   }
 }
 
@@ -77,5 +83,7 @@ export function buildTokenizer(config: TokenizerConfig, clip: ClipShape, scope: 
       return cvivit.build(config, clip, scope);
     case "patches":
       return patches.build(config, clip, scope);
+    case "soundstream":
+      return soundstream.build(config, clip, scope);
   }
 }

@@ -9,6 +9,8 @@ export interface ClipShape {
   readonly frames: number;
   readonly height: number;
   readonly width: number;
+  /** Sound samples of a clip; 0 or left out where there is no sound. */
+  readonly samples?: number;
 }
 
 /** Tokens of a batch of clips. */

@@ -6,6 +6,7 @@
 import type { Check } from "../config/resolve.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { datasetSchema } from "../data/registry.ts";
+import { soundLength } from "../data/shapes/sound.ts";
 import { suiteSchema } from "../eval/registry.ts";
 import { modelSchema } from "../models/registry.ts";
 import { checkTransformer } from "../models/transformer.ts";
@@ -47,7 +48,11 @@ export type Experiment = Static<typeof experimentSchema>;
 
 /** The shape of an experiment's clips. */
 export function clipShape({ dataset }: Pick<Experiment, "dataset">): ClipShape {
-  return { frames: dataset.frames, height: dataset.height, width: dataset.width };
+  const { frames, height, width } = dataset;
+  const rate = "audio_rate" in dataset ? dataset.audio_rate : 0;
+  const fps = "fps" in dataset ? dataset.fps : null;
+  const samples = rate > 0 && fps ? soundLength(frames, fps, rate) : 0;
+  return { frames, height, width, ...(samples > 0 && { samples }) };
 }
 
 /** The cross-field checks of an experiment, for `loadConfig`. */
@@ -57,6 +62,16 @@ export const checks: readonly Check<Experiment>[] = [
       ...problem,
       path: `tokenizer.${problem.path}`,
     })),
+  ({ tokenizer, evals }) =>
+    tokenizer.type === "soundstream" && Object.keys(evals).length > 0
+      ? [
+          {
+            path: "evals",
+            message: "these evaluations look at clips, and the tokenizer reads sound",
+            hint: "use `evals: {}`; held-out loss, SNR and use of the codes are in metrics.jsonl",
+          },
+        ]
+      : [],
   ({ model }) =>
     model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
   ({ objective, dataset }) => (objective ? checkObjective(objective, dataset) : []),

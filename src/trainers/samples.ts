@@ -48,7 +48,7 @@ export async function reconstructionSamples(
   const done = join(run.dir, "samples", "reconstruction.png");
   const dataset = await run.dataset("validation");
   const shown = Math.min(count, dataset.size);
-  if (existsSync(done) || shown === 0) {
+  if (existsSync(done) || shown === 0 || tokenizer.modality === "audio") {
     return;
   }
   const rows = Array.from(heldOutRows(dataset.size, shown, 0));

@@ -7,7 +7,7 @@ import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { Loader, stack } from "../data/loader.ts";
 import { Random } from "../runtime/random.ts";
-import { float32, type HostTensors, uint8 } from "../runtime/tensors.ts";
+import { float32, type HostTensor, type HostTensors, uint8 } from "../runtime/tensors.ts";
 import { buildAdversary } from "../tokenizers/adversarial.ts";
 import type { TrainingConfig } from "../tokenizers/autoencoder.ts";
 import { inflate, type Init } from "../tokenizers/inflation.ts";
@@ -26,6 +26,32 @@ export function toPixels(bytes: tf.Tensor): tf.Tensor5D {
   return tf.sub(tf.mul(tf.cast(bytes, "float32"), 1 / 127.5), 1) as tf.Tensor5D;
 }
 
+/** What a tokenizer reads, from the input of a compiled function: pixels of bytes, or sound as it is. */
+export function toModel({ modality }: Tokenizer, input: tf.Tensor): tf.Tensor5D {
+  return modality === "audio" ? (input as tf.Tensor5D) : toPixels(input);
+}
+
+/**
+ * The i-th `size` waveforms of a batch as the input of an audio tokenizer, [size, N, 1, 1, 1]; where
+ * there are fewer, silence takes their place.
+ */
+export function soundInput(
+  audio: Float32Array | undefined,
+  samples: number,
+  size: number,
+  i = 0,
+): HostTensor {
+  if (audio === undefined) {
+    throw new UserError(
+      "the tokenizer reads sound, and the data set has none",
+      "set dataset.audio_rate",
+    );
+  }
+  const part = new Float32Array(size * samples);
+  part.set(audio.subarray(i * size * samples, (i + 1) * size * samples));
+  return float32([size, samples, 1, 1, 1], part);
+}
+
 /**
  * The items of a held-out batch: the same in every run and at every step, and spread over the split,
  * as a folder's items are sorted by class.
@@ -42,10 +68,12 @@ export function tokenizerTask(
   train: Dataset,
   validation: Dataset,
   seed: number,
-  config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0 },
+  given: Partial<TrainingConfig> = {},
 ): Task {
+  const config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0, ...given };
+  const audio = tokenizer.modality === "audio";
   const size = options.batch / options.accumulate;
-  const { frames, height, width } = tokenizer.clip;
+  const { frames, height, width, samples = 0 } = tokenizer.clip;
   const loader = new Loader(train, { batch: options.batch, seed });
   let position: number | undefined;
   const held = Math.min(size, validation.size);
@@ -80,7 +108,15 @@ export function tokenizerTask(
         loader.resume({ epoch: Math.floor(step / perEpoch), batch: step % perEpoch });
       }
       position = step + 1;
-      const loaded = (await loader.next()).clips;
+      const batch = await loader.next();
+      if (audio) {
+        return Array.from({ length: options.accumulate }, (_, i) => ({
+          clips: soundInput(batch.audio, samples, size, i),
+          step: float32([], [step]),
+          ...tokenizer.inputs(size, seed, step * options.accumulate + i),
+        }));
+      }
+      const loaded = batch.clips;
       const images = isImageStep(step, config.image_share);
       const clips = images ? singleFrames(loaded, tokenizer.clip, seed, step) : loaded;
       const shape = [size, images ? 1 : frames, height, width, 3];
@@ -96,7 +132,7 @@ export function tokenizerTask(
     },
 
     loss(inputs, training) {
-      const real = toPixels(inputs["clips"]!);
+      const real = toModel(tokenizer, inputs["clips"]!);
       const step = inputs["step"] as tf.Scalar;
       const noise = training ? inputs : undefined;
       const own = tokenizer.loss(real, step, training, noise);
@@ -137,9 +173,11 @@ export function tokenizerTask(
     validationBatches: Math.min(options.validate_batches, Math.floor(validation.size / held)),
     async validationBatch(index) {
       const rows = heldOutRows(validation.size, held, index);
-      const samples = await Promise.all(Array.from(rows, (row) => validation.get(row, 0)));
+      const batch = stack(await Promise.all(Array.from(rows, (row) => validation.get(row, 0))));
       return {
-        clips: uint8([held, frames, height, width, 3], stack(samples).clips),
+        clips: audio
+          ? soundInput(batch.audio, samples, held)
+          : uint8([held, frames, height, width, 3], batch.clips),
         // Schedules of the loss are over: held-out losses of all steps are comparable.
         step: float32([], [options.steps]),
       };

@@ -32,7 +32,7 @@ import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { removeTemporaries } from "./checkpoint.ts";
 import type { RunContext, Split } from "./context.ts";
 import { turn } from "./signals.ts";
-import { toPixels } from "./tokenizer-stage.ts";
+import { soundInput, toModel } from "./tokenizer-stage.ts";
 
 /** Clips a piece. */
 const PIECE = 1024;
@@ -143,13 +143,13 @@ export async function cacheTokens(
 /** The compiled encoder: clips [B, T, H, W, 3] uint8 to ids [B, t, h, w, F]. */
 function compileEncoder(device: Device, tokenizer: Tokenizer): Compiled {
   return device.compile("tokens-encode", (inputs) => ({
-    ids: tokenizer.encode(toPixels(inputs["clips"]!)).ids,
+    ids: tokenizer.encode(toModel(tokenizer, inputs["clips"]!)).ids,
   }));
 }
 
 async function encodeBatch(
   encode: Compiled,
-  { clip, grid, factors }: Tokenizer,
+  { clip, grid, factors, modality }: Tokenizer,
   batch: Batch,
   size: number,
 ): Promise<Rows> {
@@ -157,7 +157,11 @@ async function encodeBatch(
   const shape = [clip.frames, clip.height, clip.width, 3];
   const clips = new Uint8Array(size * sizeOf(shape));
   clips.set(batch.clips);
-  const { ids } = await encode({ clips: uint8([size, ...shape], clips) });
+  const input =
+    modality === "audio"
+      ? soundInput(batch.audio, clip.samples ?? 0, size)
+      : uint8([size, ...shape], clips);
+  const { ids } = await encode({ clips: input });
   const length = sizeOf(grid) * factors.length;
   return {
     size: batch.size,
