@@ -8,6 +8,7 @@ import { addData } from "./data.ts";
 import { addDiff } from "./diff.ts";
 import { addDoctor } from "./doctor.ts";
 import { addEval } from "./eval.ts";
+import { addExport } from "./export.ts";
 import { addGenerate } from "./generate.ts";
 import { addRd } from "./rd.ts";
 import { addReport } from "./report.ts";
@@ -50,6 +51,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addCompare,
     addEval,
     addGenerate,
+    addExport,
     addCompress,
     addRd,
     addReport,

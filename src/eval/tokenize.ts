@@ -5,7 +5,8 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import type { Device } from "../runtime/device.ts";
-import type { HostTensor, HostTensors } from "../runtime/tensors.ts";
+import type { HostTensor } from "../runtime/tensors.ts";
+import { hostDecoder, hostEncoder, hostReconstructor } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 
 /** Host-side functions of one tokenizer on one device. */
@@ -25,11 +26,6 @@ export function normalise(clips: tf.Tensor): tf.Tensor5D {
   return tf.sub(tf.div(tf.cast(clips, "float32"), 127.5), 1) as tf.Tensor5D;
 }
 
-/** An output of a compiled function; its type is the caller's knowledge. */
-function values<T extends HostTensor["data"]>(outputs: HostTensors, name: string): T {
-  return outputs[name]!.data as T;
-}
-
 /** The functions of `tokenizer` on `device`. */
 export function tokenizerFunctions(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
   let ofDevice = known.get(device);
@@ -46,28 +42,15 @@ export function tokenizerFunctions(device: Device, tokenizer: Tokenizer): Tokeni
 }
 
 function compile(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
-  const encode = device.compile("eval/encode", ({ clips }) => ({
-    ...tokenizer.encode(normalise(clips!)),
-  }));
-  const reconstruct = device.compile("eval/reconstruct", ({ clips }) => ({
-    pixels: tokenizer.decode(tokenizer.encode(normalise(clips!)).codes),
-  }));
-  const decode = device.compile("eval/decode", ({ ids }) => ({
-    pixels: tokenizer.decode(tokenizer.lookup(ids as tf.Tensor5D)),
-  }));
+  const encode = hostEncoder(device, tokenizer, "eval/encode");
+  const reconstruct = hostReconstructor(device, tokenizer, "eval/reconstruct");
+  const decode = hostDecoder(device, tokenizer, "eval/decode");
   return {
     async encode(clips) {
-      const outputs = await encode({ clips });
-      return {
-        ids: values<Int32Array>(outputs, "ids"),
-        codes: values<Float32Array>(outputs, "codes"),
-      };
+      const { ids, codes } = await encode(clips);
+      return { ids: ids.data as Int32Array, codes: codes.data as Float32Array };
     },
-    async reconstruct(clips) {
-      return values<Float32Array>(await reconstruct({ clips }), "pixels");
-    },
-    async decode(ids) {
-      return values<Float32Array>(await decode({ ids }), "pixels");
-    },
+    reconstruct: async (clips) => (await reconstruct(clips)).data as Float32Array,
+    decode: async (ids) => (await decode(ids)).data as Float32Array,
   };
 }

@@ -8,10 +8,10 @@
  * luminance as the third. They hold outline and motion and no colour.
  */
 
-import * as tf from "@tensorflow/tfjs-core";
 import { tokenCount } from "../models/transformer.ts";
 import type { Device } from "../runtime/device.ts";
 import { sizeOf, uint8 } from "../runtime/tensors.ts";
+import { hostIds } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { type ClipVariant, padClip, type TaskLayout } from "./tasks.ts";
 
@@ -97,10 +97,7 @@ export function variantEncoder(
   variants: readonly (ClipVariant | "none" | undefined)[],
 ) => Promise<EncodedClips> {
   const layout = layoutOf(tokenizer, conditionFrames);
-  const encode = device.compile("variants-encode", (inputs) => {
-    const pixels = tf.sub(tf.mul(tf.cast(inputs["clips"]!, "float32"), 1 / 127.5), 1);
-    return { ids: tokenizer.encode(pixels as tf.Tensor5D).ids };
-  });
+  const encode = hostIds(device, tokenizer, "variants-encode");
   const { frames, height, width } = tokenizer.clip;
   const shape = [frames, height, width, 3];
   const values = sizeOf(shape);
@@ -118,7 +115,7 @@ export function variantEncoder(
     if (variants.every((variant) => variant === undefined)) {
       return { ids: new Int32Array(size * length), shown };
     }
-    const { ids } = await encode({ clips: uint8([size, ...shape], shown) });
-    return { ids: (ids!.data as Int32Array).slice(0, size * length), shown };
+    const ids = await encode(uint8([size, ...shape], shown));
+    return { ids: (ids.data as Int32Array).slice(0, size * length), shown };
   };
 }

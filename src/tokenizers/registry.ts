@@ -7,6 +7,7 @@ import type { Problem } from "./cnn.ts";
 import * as cvivit from "./cvivit.ts";
 import * as magvit from "./magvit.ts";
 import * as magvit2 from "./magvit2.ts";
+import * as onnx from "./onnx.ts";
 import * as patches from "./patches.ts";
 import * as soundstream from "./soundstream.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
@@ -14,7 +15,7 @@ import * as vqgan from "./vqgan.ts";
 
 export type { Problem } from "./cnn.ts";
 
-export const tokenizers = { magvit, magvit2, vqgan, cvivit, patches, soundstream } as const;
+export const tokenizers = { magvit, magvit2, vqgan, cvivit, patches, soundstream, onnx } as const;
 
 export const tokenizerSchema = component(
   "tokenizers",
@@ -57,6 +58,8 @@ function checkType(config: TokenizerConfig, clip: ClipShape): Problem[] {
       return patches.check(config, clip);
     case "soundstream":
       return soundstream.check(config, clip);
+    case "onnx":
+      return onnx.check(config, clip);
   }
 }
 
@@ -85,5 +88,7 @@ export function buildTokenizer(config: TokenizerConfig, clip: ClipShape, scope: 
       return patches.build(config, clip, scope);
     case "soundstream":
       return soundstream.build(config, clip, scope);
+    case "onnx":
+      return onnx.build(config, clip, scope);
   }
 }

@@ -3,6 +3,7 @@
 import type * as tf from "@tensorflow/tfjs-core";
 import type { Scope } from "../models/scope.ts";
 import type { HostTensors } from "../runtime/tensors.ts";
+import type { External } from "./host.ts";
 
 /** The clips that a tokenizer is built for. An image is a clip of one frame. */
 export interface ClipShape {
@@ -57,6 +58,9 @@ export interface Tokenizer {
   readonly width: number;
   /** What to change in the config when few codes are in use. */
   readonly remedy: string;
+
+  /** In place of the traceable methods, which an external tokenizer does not have. */
+  readonly external?: External;
 
   /** @param clips [B, T, H, W, 3] in [-1, 1] */
   encode(clips: tf.Tensor5D): Tokens;

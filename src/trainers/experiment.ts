@@ -62,6 +62,16 @@ export const checks: readonly Check<Experiment>[] = [
       ...problem,
       path: `tokenizer.${problem.path}`,
     })),
+  ({ tokenizer, trainer }) =>
+    tokenizer.type === "onnx" && trainer.tokenizer.steps > 0
+      ? [
+          {
+            path: "trainer.tokenizer.steps",
+            message: "an external tokenizer cannot be trained",
+            hint: "set trainer.tokenizer.steps=0",
+          },
+        ]
+      : [],
   ({ tokenizer, evals }) =>
     tokenizer.type === "soundstream" && Object.keys(evals).length > 0
       ? [

@@ -13,10 +13,11 @@ import { type Sound, writeGif, writeMp4 } from "../data/video.ts";
 import { clipGenerator } from "../eval/generation.ts";
 import type { Objective, TaskMixture } from "../objectives/objective.ts";
 import { type HostTensor, uint8 } from "../runtime/tensors.ts";
+import { hostReconstructor } from "../tokenizers/host.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { RunContext } from "./context.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
-import { heldOutRows, toPixels } from "./tokenizer-stage.ts";
+import { heldOutRows } from "./tokenizer-stage.ts";
 
 /** Frames of a clip in a picture, evenly spaced. */
 const COLUMNS = 8;
@@ -54,14 +55,10 @@ export async function reconstructionSamples(
   const rows = Array.from(heldOutRows(dataset.size, shown, 0));
   const batch = stack(await Promise.all(rows.map((row) => dataset.get(row, 0))));
   const { frames, height, width } = tokenizer.clip;
-  const reconstruct = run.device.compile("samples-reconstruct", (inputs) => ({
-    pixels: tokenizer.decode(tokenizer.encode(toPixels(inputs["clips"]!)).codes),
-  }));
-  const { pixels } = await reconstruct({
-    clips: uint8([shown, frames, height, width, 3], batch.clips),
-  });
-  const decoded = toClips(pixels!);
-  const originals = toClips(uint8([shown, frames, height, width, 3], batch.clips));
+  const reconstruct = hostReconstructor(run.device, tokenizer, "samples-reconstruct");
+  const clips = uint8([shown, frames, height, width, 3], batch.clips);
+  const decoded = toClips(await reconstruct(clips));
+  const originals = toClips(clips);
   const samples = rows.map((_, i) => ({
     name: `reconstruction-${String(i).padStart(2, "0")}`,
     caption: batch.captions[i]!,

@@ -25,17 +25,16 @@ import {
   writeShard,
 } from "../data/token-store/format.ts";
 import type { Scope } from "../models/scope.ts";
-import type { Compiled } from "../runtime/device.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
 import { type HostTensor, sizeOf, uint8 } from "../runtime/tensors.ts";
+import { hostIds } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Experiment } from "./experiment.ts";
 import type { OpenedRun } from "./open-run.ts";
 import { getVariable, setVariable, valuesOf } from "./packing.ts";
 import type { StopRequest } from "./signals.ts";
 import { turn } from "./signals.ts";
-import { toPixels } from "./tokenizer-stage.ts";
 
 export interface TokenizeOptions {
   readonly store: string;
@@ -92,9 +91,7 @@ export async function tokenize(
   const weights = await tokenizerWeights(run.tokenizer.scope);
   const info = describeStore(run, datasets, weights, options);
   openStore(options.store, info, weights);
-  const encode = run.device.compile("store-encode", (inputs) => ({
-    ids: run.tokenizer.encode(toPixels(inputs["clips"]!)).ids,
-  }));
+  const encode = hostIds(run.device, run.tokenizer, "store-encode");
   let whole = true;
   for (const split of ["train", "validation"] as const) {
     const count = shardCount(info, split);
@@ -175,7 +172,7 @@ function openStore(store: string, info: StoreInfo, weights: Uint8Array): void {
 }
 
 async function encodeShard(
-  encode: Compiled,
+  encode: ReturnType<typeof hostIds>,
   tokenizer: Tokenizer,
   dataset: Dataset,
   info: StoreInfo,
@@ -212,8 +209,8 @@ async function encodeShard(
     // A last, smaller batch is filled up with zeros: one shape, one compiled graph.
     const pixels = new Uint8Array(batch * sizeOf(shape));
     pixels.set(made.clips);
-    const out = await encode({ clips: uint8([batch, ...shape], pixels) });
-    const values = out["ids"]!.data as Int32Array;
+    const out = await encode(uint8([batch, ...shape], pixels));
+    const values = out.data as Int32Array;
     ids.set(values.subarray(0, made.size * info.length), from * info.length);
     labels.set(made.labels, from);
     clips.push(...made.ids);

@@ -68,7 +68,7 @@ export function tokenizerTask(
   train: Dataset,
   validation: Dataset,
   seed: number,
-  given: Partial<TrainingConfig> = {},
+  given: Partial<TrainingConfig> & { readonly type?: string } = {},
 ): Task {
   const config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0, ...given };
   const audio = tokenizer.modality === "audio";

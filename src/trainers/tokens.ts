@@ -26,13 +26,13 @@ import type { Dataset } from "../data/dataset.ts";
 import { type Batch, onePass } from "../data/loader.ts";
 import type { TokenBatch } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
-import type { Compiled, Device } from "../runtime/device.ts";
 import { sizeOf, uint8 } from "../runtime/tensors.ts";
+import { hostIds } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { removeTemporaries } from "./checkpoint.ts";
 import type { RunContext, Split } from "./context.ts";
 import { turn } from "./signals.ts";
-import { soundInput, toModel } from "./tokenizer-stage.ts";
+import { soundInput } from "./tokenizer-stage.ts";
 
 /** Clips a piece. */
 const PIECE = 1024;
@@ -114,7 +114,7 @@ export async function cacheTokens(
   const pieces = path.replace(/\.arrow$/, ".pieces");
   mkdirSync(pieces, { recursive: true });
   removeTemporaries(pieces);
-  const encode = compileEncoder(run.device, tokenizer);
+  const encode = hostIds(run.device, tokenizer, "tokens-encode");
   const files: string[] = [];
   for (let first = 0; first < options.clips; first += PIECE) {
     const file = join(pieces, `${String(first).padStart(9, "0")}.arrow`);
@@ -140,15 +140,8 @@ export async function cacheTokens(
   rmSync(pieces, { recursive: true, force: true });
 }
 
-/** The compiled encoder: clips [B, T, H, W, 3] uint8 to ids [B, t, h, w, F]. */
-function compileEncoder(device: Device, tokenizer: Tokenizer): Compiled {
-  return device.compile("tokens-encode", (inputs) => ({
-    ids: tokenizer.encode(toModel(tokenizer, inputs["clips"]!)).ids,
-  }));
-}
-
 async function encodeBatch(
-  encode: Compiled,
+  encode: ReturnType<typeof hostIds>,
   { clip, grid, factors, modality }: Tokenizer,
   batch: Batch,
   size: number,
@@ -161,12 +154,12 @@ async function encodeBatch(
     modality === "audio"
       ? soundInput(batch.audio, clip.samples ?? 0, size)
       : uint8([size, ...shape], clips);
-  const { ids } = await encode({ clips: input });
+  const ids = await encode(input);
   const length = sizeOf(grid) * factors.length;
   return {
     size: batch.size,
     length,
-    ids: Uint16Array.from((ids!.data as Int32Array).subarray(0, batch.size * length)),
+    ids: Uint16Array.from((ids.data as Int32Array).subarray(0, batch.size * length)),
     labels: batch.labels,
     clips: batch.ids,
     captions: batch.captions,

@@ -148,11 +148,15 @@ export class Lowering {
   }
 }
 
-/** Lower a graph with a table of rules; throws when a node has none. */
+/**
+ * Lower a graph with a table of rules; throws when a node has none.
+ * @param frozen values of the states: they become part of the model instead of inputs
+ */
 export function lowerGraph(
   graph: Graph,
   rules: { readonly [op: string]: Rule },
   options: LoweringOptions,
+  frozen?: readonly (Float32Array | Int32Array | Uint8Array)[],
 ): Uint8Array {
   const lowering = new Lowering(graph, options);
   const { g } = lowering;
@@ -166,7 +170,12 @@ export function lowerGraph(
     }
   });
   graph.states.forEach(({ value, next }, i) => {
-    lowering.set(value, g.input(`state${i}`, elementType(value), value.shape));
+    const type = elementType(value);
+    const fixed = frozen?.[i];
+    lowering.set(
+      value,
+      fixed ? g.constant(type, value.shape, fixed) : g.input(`state${i}`, type, value.shape),
+    );
     if (next) {
       nextOf.set(next, [...(nextOf.get(next) ?? []), `next${i}`]);
     }
