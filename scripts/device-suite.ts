@@ -12,6 +12,7 @@
 import { parseArgs } from "node:util";
 import { openDevice } from "../src/runtime/registry.ts";
 import type { HostTensors } from "../src/runtime/tensors.ts";
+import { composedCases } from "../test/runtime/cases/composed.ts";
 import { compositeCases } from "../test/runtime/cases/composite.ts";
 import { convolutionCases } from "../test/runtime/cases/convolution.ts";
 import { elementwiseCases } from "../test/runtime/cases/elementwise.ts";
@@ -44,6 +45,7 @@ const cases: readonly KernelCase[] = [
   ...reductionAndProductCases,
   ...convolutionCases,
   ...compositeCases,
+  ...composedCases,
   ...resamplingCases,
 ];
 /**

@@ -40,14 +40,10 @@ const NOT_COMPILED = `
 /** Kernels without tensor inputs: their results are constants of a trace. */
 const CONSTANTS = new Set(["Fill", "LinSpace", "Range"]);
 
-/** Kernels whose gradient takes others that have no compiled form. */
-const UNCOMPILED_GRADIENT = new Set(["MaxPool3D", "Prod"]);
-
 const isOwn = (kernel: string) => kernel.startsWith("Tessera");
 const code = (text: string) => `\`${text}\``;
 
-const hasGradient = (kernel: string) =>
-  tf.getGradient(kernel) !== undefined && !UNCOMPILED_GRADIENT.has(kernel);
+const hasGradient = (kernel: string) => tf.getGradient(kernel) !== undefined;
 
 /** The page's text. */
 export function kernelTable(): string {

@@ -6,6 +6,14 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import type { Attrs, DType, GraphTracer, Shape, Value, ValueSpec } from "./graph.ts";
+import {
+  cumulativeProduct,
+  depthwiseFilter,
+  depthwiseGradient,
+  dilatedFilter,
+  dilationsOf,
+  symmetricPad,
+} from "./composed.ts";
 import { resamplingKernels } from "./resampling.ts";
 import { sizeOf } from "./tensors.ts";
 
@@ -135,6 +143,36 @@ function splitAt(tracer: GraphTracer, x: Value, axis: number, sizes: readonly nu
   });
 }
 
+/** Gather along the axis after the batch axes: rows of all batches in one table, ids moved into theirs. */
+function batchedGather(
+  tracer: GraphTracer,
+  x: Value,
+  indices: Value,
+  axis: number,
+  batch: number,
+): Value {
+  if (axis !== batch) {
+    throw new Error(
+      `tf.gather with batchDims ${batch} along axis ${axis} has no compiled form: transpose the axis to ${batch}`,
+    );
+  }
+  const batches = sizeOf(x.shape.slice(0, batch));
+  const side = x.shape[axis]!;
+  const inner = x.shape.slice(axis + 1);
+  const count = sizeOf(indices.shape.slice(batch));
+  const first = Int32Array.from({ length: batches }, (_, b) => b * side);
+  const starts = tracer.constant({ dtype: "int32", shape: [batches, 1], data: first });
+  const flat = reshapeTo(tracer, indices, [batches, count]);
+  const [ids] = tracer.add("Add", [flat, starts], {}, [
+    { shape: [batches, count], dtype: "int32" },
+  ]);
+  const table = reshapeTo(tracer, x, [batches * side, ...inner]);
+  const [rows] = tracer.add("GatherV2", [table, ids!], { axis: 0 }, [
+    { shape: [batches, count, ...inner], dtype: x.dtype },
+  ]);
+  return reshapeTo(tracer, rows!, [...indices.shape, ...inner]);
+}
+
 /** Convolution attributes of Tessera's own node "Conv". */
 export interface ConvAttrs {
   readonly strides: readonly [number, number, number];
@@ -184,14 +222,6 @@ function addConvFilterGrad(
 
 /** Attributes of TensorFlow.js's 2D and 3D convolutions as those of "Conv". */
 function convAttrs(input: Shape, filter: Shape, attrs: Attrs, rank: 2 | 3): ConvAttrs {
-  const dilations = ([] as number[]).concat(
-    (attrs["dilations"] as number | number[] | undefined) ?? 1,
-  );
-  if (dilations.some((d) => d !== 1)) {
-    throw new Error(
-      `a convolution with dilations ${dilations.join("×")} has no compiled form yet: use dilation 1`,
-    );
-  }
   const strides = attrs["strides"] as [number, number, number];
   if (rank === 3) {
     const info = tf.backend_util.computeConv3DInfo(
@@ -456,13 +486,17 @@ const shapes: { readonly [op: string]: KernelRule } = {
     }),
     dtype: x!.dtype,
   })),
-  MirrorPad: single("MirrorPad", ["x"], ([x], attrs) => ({
-    shape: x!.shape.map((side, i) => {
-      const [before, after] = (attrs["paddings"] as [number, number][])[i]!;
-      return side + before + after;
-    }),
-    dtype: x!.dtype,
-  })),
+  MirrorPad: {
+    inputs: ["x"],
+    trace: (tracer, [x], attrs) => {
+      const { paddings, mode } = attrs as { paddings: [number, number][]; mode: string };
+      if (mode === "symmetric") {
+        return [symmetricPad(tracer, x!, paddings)];
+      }
+      const shape = x!.shape.map((side, i) => side + paddings[i]![0] + paddings[i]![1]);
+      return tracer.add("MirrorPad", [x!], { paddings, mode }, [{ shape, dtype: x!.dtype }]);
+    },
+  },
   Reverse: {
     inputs: ["x"],
     trace: (tracer, [x], attrs) => {
@@ -474,8 +508,9 @@ const shapes: { readonly [op: string]: KernelRule } = {
     inputs: ["x", "indices"],
     trace: (tracer, [x, indices], attrs) => {
       const axis = axesOf(attrs["axis"], x!.shape.length)[0]!;
-      if (attrs["batchDims"]) {
-        throw new Error("tf.gather with batchDims has no compiled form yet: use batchDims 0");
+      const batch = (attrs["batchDims"] as number | undefined) ?? 0;
+      if (batch > 0) {
+        return [batchedGather(tracer, x!, indices!, axis, batch)];
       }
       const shape = [...x!.shape.slice(0, axis), ...indices!.shape, ...x!.shape.slice(axis + 1)];
       return tracer.add("GatherV2", [x!, indices!], { axis }, [{ shape, dtype: x!.dtype }]);
@@ -543,6 +578,17 @@ const reductions: { readonly [op: string]: KernelRule } = {
       ]);
     },
   },
+  Cumprod: {
+    inputs: ["x"],
+    trace: (tracer, [x], attrs) => {
+      const axis = axesOf(attrs["axis"], x!.shape.length)[0]!;
+      const { exclusive = false, reverse = false } = attrs as {
+        exclusive?: boolean;
+        reverse?: boolean;
+      };
+      return [cumulativeProduct(tracer, x!, axis, exclusive, reverse)];
+    },
+  },
   TopK: {
     inputs: ["x"],
     trace: (tracer, [x], attrs) => {
@@ -592,9 +638,10 @@ const products: { readonly [op: string]: KernelRule } = {
   },
   Conv3D: {
     inputs: ["x", "filter"],
-    trace: (tracer, [x, filter], attrs) => [
-      addConv(tracer, x!, filter!, convAttrs(x!.shape, filter!.shape, attrs, 3)),
-    ],
+    trace: (tracer, [x, filter], attrs) => {
+      const taps = dilatedFilter(tracer, filter!, dilationsOf(attrs, 3));
+      return [addConv(tracer, x!, taps, convAttrs(x!.shape, taps.shape, attrs, 3))];
+    },
   },
   Conv3DBackpropInputV2: {
     inputs: ["dy", "filter"],
@@ -615,11 +662,12 @@ const products: { readonly [op: string]: KernelRule } = {
   Conv2D: {
     inputs: ["x", "filter"],
     trace: (tracer, [x, filter], attrs) => {
+      const taps = dilatedFilter(tracer, filter!, dilationsOf(attrs, 2));
       const y = addConv(
         tracer,
         lift(tracer, x!, "image"),
-        lift(tracer, filter!, "filter"),
-        convAttrs(x!.shape, filter!.shape, attrs, 2),
+        lift(tracer, taps, "filter"),
+        convAttrs(x!.shape, taps.shape, attrs, 2),
       );
       return [reshapeTo(tracer, y, [y.shape[0]!, ...y.shape.slice(2)])];
     },
@@ -650,6 +698,77 @@ const products: { readonly [op: string]: KernelRule } = {
         convAttrs(x!.shape, shape, attrs, 2),
       );
       return [reshapeTo(tracer, dw, shape)];
+    },
+  },
+};
+
+/** Convolution attributes of a depthwise filter [kh, kw, C, M] whose channels are apart. */
+function depthwiseAttrs(tracer: GraphTracer, input: Shape, filter: Shape, attrs: Attrs): ConvAttrs {
+  const info = tf.backend_util.computeConv2DInfo(
+    [...input] as [number, number, number, number],
+    [...filter] as [number, number, number, number],
+    attrs["strides"] as [number, number],
+    1,
+    attrs["pad"] as "same",
+    attrs["dimRoundingMode"] as "floor" | undefined,
+    true,
+  );
+  const { top, bottom, left, right } = info.padInfo;
+  return {
+    strides: [1, info.strideHeight, info.strideWidth],
+    pads: [
+      [0, 0],
+      [top, bottom],
+      [left, right],
+    ],
+    ...(hasGroups(tracer) && { groups: filter[2]! }),
+  };
+}
+
+/** Whether the device has convolutions in groups of channels. */
+const hasGroups = (tracer: GraphTracer): boolean => tracer.features.has("groups");
+
+const depthwise: { readonly [op: string]: KernelRule } = {
+  DepthwiseConv2dNative: {
+    inputs: ["x", "filter"],
+    trace: (tracer, [x, filter], attrs) => {
+      const taps = dilatedFilter(tracer, filter!, dilationsOf(attrs, 2));
+      const y = addConv(
+        tracer,
+        lift(tracer, x!, "image"),
+        depthwiseFilter(tracer, taps, hasGroups(tracer)),
+        depthwiseAttrs(tracer, x!.shape, taps.shape, attrs),
+      );
+      return [reshapeTo(tracer, y, [y.shape[0]!, ...y.shape.slice(2)])];
+    },
+  },
+  DepthwiseConv2dNativeBackpropInput: {
+    inputs: ["dy", "filter"],
+    trace: (tracer, [dy, filter], attrs) => {
+      const shape = attrs["inputShape"] as number[];
+      const dx = addConvInputGrad(
+        tracer,
+        lift(tracer, dy!, "image"),
+        depthwiseFilter(tracer, filter!, hasGroups(tracer)),
+        [shape[0]!, 1, ...shape.slice(1)],
+        depthwiseAttrs(tracer, shape, filter!.shape, attrs),
+      );
+      return [reshapeTo(tracer, dx, shape)];
+    },
+  },
+  DepthwiseConv2dNativeBackpropFilter: {
+    inputs: ["x", "dy"],
+    trace: (tracer, [x, dy], attrs) => {
+      const shape = attrs["filterShape"] as number[];
+      const [kh, kw, c, m] = shape as [number, number, number, number];
+      const grad = addConvFilterGrad(
+        tracer,
+        lift(tracer, x!, "image"),
+        lift(tracer, dy!, "image"),
+        [1, kh, kw, hasGroups(tracer) ? 1 : c, c * m],
+        depthwiseAttrs(tracer, x!.shape, shape, attrs),
+      );
+      return [depthwiseGradient(tracer, grad, shape)];
     },
   },
 };
@@ -750,6 +869,7 @@ export const KERNEL_RULES: { readonly [kernel: string]: KernelRule } = {
   ...shapes,
   ...reductions,
   ...products,
+  ...depthwise,
   ...resamplingKernels,
   ...own,
 };

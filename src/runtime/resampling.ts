@@ -147,6 +147,33 @@ const maxPoolGrad: KernelRule = {
     ]),
 };
 
+/** As two poolings: of each frame's rows and columns, then of frames. */
+const maxPool3dGrad: KernelRule = {
+  inputs: ["dy", "input"],
+  trace: (tracer, [dy, x], attrs) => {
+    const [time, ...space] = windowsOf(x!.shape, attrs) as [Window, Window, Window];
+    const [b, t, h, w, c] = x!.shape as [number, number, number, number, number];
+    const [oh, ow] = space.map((axis) => axis.outputs) as [number, number];
+    const one: Window = { size: 1, stride: 1, before: 0, inputs: oh * ow, outputs: oh * ow };
+    const node = (op: string, inputs: readonly Value[], windows: Window[], shape: Shape): Value =>
+      tracer.add(op, inputs, { windows }, [{ shape, dtype: "float32" }])[0]!;
+    const reshape = (v: Value, shape: Shape): Value =>
+      tracer.add("Reshape", [v], {}, [{ shape, dtype: "float32" }])[0]!;
+    const frames = reshape(toFloat(tracer, x!), [b * t, h, w, c]);
+    const small = node("MaxPool", [frames], space, [b * t, oh, ow, c]);
+    const clips = reshape(small, [b, t, oh * ow, c]); // frames as rows, positions as columns
+    const given = reshape(dy!, [b, time.outputs, oh * ow, c]);
+    const dSmall = node("MaxPoolGrad", [given, clips], [time, one], clips.shape);
+    const dFrames = node(
+      "MaxPoolGrad",
+      [reshape(dSmall, small.shape), frames],
+      space,
+      frames.shape,
+    );
+    return [reshape(dFrames, x!.shape)];
+  },
+};
+
 interface ResizeAttrs {
   readonly alignCorners: boolean;
   readonly halfPixelCenters: boolean;
@@ -243,6 +270,7 @@ export const resamplingKernels: { readonly [kernel: string]: KernelRule } = {
   MaxPool: maxPool,
   MaxPool3D: maxPool,
   MaxPoolGrad: maxPoolGrad,
+  MaxPool3DGrad: maxPool3dGrad,
   ResizeBilinear: resize("bilinear"),
   ResizeBilinearGrad: resizeGrad("bilinear"),
   ResizeNearestNeighbor: resize("nearest"),

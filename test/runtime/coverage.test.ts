@@ -11,6 +11,7 @@ import { signature } from "../../src/runtime/compiled.ts";
 import { FEATURES, NATIVE_NODES } from "../../src/runtime/native/device.ts";
 import { ONNX_RULES } from "../../src/runtime/onnx/device.ts";
 import { traceFunction } from "../../src/runtime/trace.ts";
+import { composedCases } from "./cases/composed.ts";
 import { compositeCases } from "./cases/composite.ts";
 import { convolutionCases } from "./cases/convolution.ts";
 import { elementwiseCases } from "./cases/elementwise.ts";
@@ -32,8 +33,6 @@ const ONLY_NATIVE = ["CacheWrite", "CachedAttention", "SumOfSquares", "AdamW"];
 
 /** Kernels whose gradient is registered and not compared, each with its reason. */
 const WITHOUT_GRADIENT: { readonly [kernel: string]: string } = {
-  Prod: "its gradient uses cumulative products, which have no compiled form",
-  MaxPool3D: "its gradient has no compiled form",
   OneHot: "its input is integers",
   ...Object.fromEntries(
     ["FloorDiv", "ArgMax", "ArgMin"].map((kernel) => [kernel, "its result is integers"]),
@@ -72,6 +71,7 @@ beforeAll(async () => {
     ...reductionAndProductCases,
     ...convolutionCases,
     ...compositeCases,
+    ...composedCases,
     ...fusedCases,
     ...resamplingCases,
   ]) {

@@ -119,7 +119,6 @@ export const reductionRules: { readonly [op: string]: Rule } = {
   ArgMax: argument(true),
   ArgMin: argument(false),
   Cumsum: cumulative(0),
-  Cumprod: cumulative(1),
 
   Softmax: (lowering, node) => {
     const [x] = node.inputs;

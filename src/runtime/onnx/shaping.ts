@@ -196,8 +196,6 @@ function pad(lowering: Lowering, node: GraphNode, mode: string): void {
   if (mode === "constant") {
     const value = (node.attrs["constantValue"] as number | undefined) ?? 0;
     inputs.push(lowering.g.constant(x.dtype, [], literalValues(x.dtype, [value])));
-  } else if (mode === "symmetric") {
-    throw new Error('tf.mirrorPad with mode "symmetric" has no compiled form: use "reflect"');
   }
   lowering.set(y, lowering.g.op("Pad", inputs, { mode }), layout);
 }
