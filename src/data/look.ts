@@ -9,6 +9,7 @@ import type { ClipTask, DecodedClip } from "./decode.ts";
 import { type Candidate, fileOf, type Listing } from "./listing.ts";
 import { WorkerPool } from "./pool.ts";
 import type { Probe, Probed, ProbeTask } from "./probe.ts";
+import type { SoundLook } from "./sound.ts";
 import { warnOnce } from "./warnings.ts";
 
 /** How files are looked into. */
@@ -43,6 +44,37 @@ export async function makeRunner(workers: number): Promise<Runner> {
   return {
     probe: (task) => pool.run("probe", task),
     decode: (task) => pool.run("decode", task),
+    close: () => pool.close(),
+  };
+}
+
+/** Reads sounds in threads or here. */
+export interface SoundRunner {
+  /** How long a file sounds, or why it does not. */
+  look(file: string): Promise<SoundLook>;
+  read(
+    file: string,
+    start: number,
+    samples: number,
+    rate: number,
+  ): Promise<{ readonly audio: Float32Array } | { readonly problem: string }>;
+  close(): Promise<void>;
+}
+
+/** @param workers threads; 0 runs in this one */
+export async function makeSoundRunner(workers: number): Promise<SoundRunner> {
+  if (workers === 0) {
+    const { lookSound, readSound } = await import("./worker.ts");
+    return {
+      look: (file) => lookSound({ file }),
+      read: (file, start, samples, rate) => readSound({ file, start, samples, rate }),
+      close: () => Promise.resolve(),
+    };
+  }
+  const pool = new WorkerPool(workers);
+  return {
+    look: (file) => pool.run("lookSound", { file }),
+    read: (file, start, samples, rate) => pool.run("readSound", { file, start, samples, rate }),
     close: () => pool.close(),
   };
 }

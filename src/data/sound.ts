@@ -2,7 +2,7 @@
 
 import type { Frame } from "node-av/lib";
 import { type Av, avCheck } from "./av.ts";
-import { Media } from "./probe.ts";
+import { Media, MediaError } from "./probe.ts";
 import type { MediaSource } from "./source.ts";
 
 export interface SoundSpan {
@@ -81,4 +81,39 @@ export function decodeSound(
     media.close();
   }
   return out;
+}
+
+/** How long the sound of a file is, in seconds, and when it begins; or why there is none. */
+export interface SoundLook {
+  readonly seconds?: number;
+  readonly begin?: number;
+  readonly problem?: string;
+}
+
+/** Decode a file's sound once and measure it. */
+export function lookAtSound(av: Av, source: MediaSource): SoundLook {
+  let media: Media | undefined;
+  try {
+    media = new Media(av, source, "audio");
+    let samples = 0;
+    let rate = 0;
+    let begin = Number.NaN;
+    for (const frame of media.readFrames()) {
+      if (samples === 0) {
+        begin = media.seconds(frame.bestEffortTimestamp);
+      }
+      samples += frame.nbSamples;
+      rate = frame.sampleRate;
+    }
+    return samples === 0
+      ? { problem: "has no sound that decodes" }
+      : { seconds: samples / rate, begin: Number.isNaN(begin) ? 0 : begin };
+  } catch (error) {
+    if (error instanceof MediaError) {
+      return { problem: error.message };
+    }
+    throw error;
+  } finally {
+    media?.close();
+  }
 }

@@ -4,6 +4,7 @@ import { Tinypool } from "tinypool";
 import type { Sample } from "./dataset.ts";
 import type { ClipTask, DecodedClip } from "./decode.ts";
 import type { Probed, ProbeTask } from "./probe.ts";
+import type { SoundLook } from "./sound.ts";
 import { type RenderTask, renderSample } from "./shapes/sample.ts";
 
 /** One clip of `moving-shapes`. */
@@ -36,6 +37,48 @@ export async function decode(task: ClipTask): Promise<DecodedClip | { readonly p
     throw error;
   }
 }
+
+/** How long a file's sound is. */
+export async function lookSound({ file }: { readonly file: string }): Promise<SoundLook> {
+  const [{ loadAv }, { lookAtSound }] = await Promise.all([
+    import("./av.ts"),
+    import("./sound.ts"),
+  ]);
+  return lookAtSound(await loadAv(), { kind: "media", file });
+}
+
+/** A span of a file's sound, counted from its beginning. */
+export async function readSound(task: {
+  readonly file: string;
+  readonly start: number;
+  readonly samples: number;
+  readonly rate: number;
+}): Promise<{ readonly audio: Float32Array } | { readonly problem: string }> {
+  const [{ loadAv }, { decodeSound, lookAtSound }, { MediaError }] = await Promise.all([
+    import("./av.ts"),
+    import("./sound.ts"),
+    import("./probe.ts"),
+  ]);
+  const av = await loadAv();
+  const source = { kind: "media", file: task.file } as const;
+  let begin = begins.get(task.file);
+  if (begin === undefined) {
+    begin = lookAtSound(av, source).begin ?? 0;
+    begins.set(task.file, begin);
+  }
+  try {
+    const { start, samples, rate } = task;
+    return { audio: decodeSound(av, source, { start: start + begin, samples, rate, begin }) };
+  } catch (error) {
+    if (error instanceof MediaError) {
+      return { problem: error.message };
+    }
+    throw error;
+  }
+}
+
+/** When the sound of a file begins on its own clock. */
+const begins = new Map<string, number>();
 
 /** In a thread, mark a clip so that the pool transfers its buffers; else give it as it is. */
 function moved<T extends { readonly clip: Uint8Array; readonly audio?: Float32Array }>(

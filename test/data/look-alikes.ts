@@ -367,3 +367,67 @@ export function movingMnistTest(root: string, sequences = 6, frames = 4, side = 
   mkdirSync(root, { recursive: true });
   writeFileSync(join(root, "mnist_test_seq.npy"), Buffer.concat([head, Buffer.from(padded, "latin1"), data])); // biome-ignore format: one call
 }
+
+/** A mono 16-bit wav file of a sine. */
+export function sine(hertz: number, seconds: number, rate: number): Buffer {
+  const samples = Math.round(seconds * rate);
+  const out = Buffer.alloc(44 + 2 * samples);
+  out.write("RIFF", 0);
+  out.writeUInt32LE(36 + 2 * samples, 4);
+  out.write("WAVEfmt ", 8);
+  out.writeUInt32LE(16, 16);
+  out.writeUInt16LE(1, 20);
+  out.writeUInt16LE(1, 22);
+  out.writeUInt32LE(rate, 24);
+  out.writeUInt32LE(2 * rate, 28);
+  out.writeUInt16LE(2, 32);
+  out.writeUInt16LE(16, 34);
+  out.write("data", 36);
+  out.writeUInt32LE(2 * samples, 40);
+  for (let i = 0; i < samples; i++) {
+    out.writeInt16LE(Math.round(20_000 * Math.sin((2 * Math.PI * hertz * i) / rate)), 44 + 2 * i);
+  }
+  return out;
+}
+
+/** ESC-50 with two classes in two folds. */
+export function esc50(root: string): void {
+  const rows: string[] = [];
+  for (const [target, category] of ["dog", "chirping_birds"].entries()) {
+    for (const fold of [1, 2]) {
+      const name = `${fold}-100032-A-${target}.wav`;
+      rows.push(`${name},${fold},${target},${category},True,100032,A`);
+      const path = join(root, "audio", name);
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(path, sine(target === 0 ? 500 : 4000, 0.5, 16_000));
+    }
+  }
+  text(join(root, "meta", "esc50.csv"), `filename,fold,target,category,esc10,src_file,take\n${rows.join("\n")}\n`); // biome-ignore format: one call
+}
+
+/** MNIST's IDX files: digit n of 12 is a bright square of label n mod 10. */
+export function mnist(root: string): void {
+  mkdirSync(root, { recursive: true });
+  for (const name of ["train", "t10k"]) {
+    const head = Buffer.alloc(16);
+    head.set([0, 0, 8, 3]);
+    head.writeUInt32BE(12, 4);
+    head.writeUInt32BE(28, 8);
+    head.writeUInt32BE(28, 12);
+    const images = Buffer.alloc(12 * 784);
+    for (let n = 0; n < 12; n++) {
+      for (let y = 10; y < 18; y++) {
+        images.fill(200 + n, n * 784 + y * 28 + 10, n * 784 + y * 28 + 18);
+      }
+    }
+    writeFileSync(join(root, `${name}-images-idx3-ubyte`), Buffer.concat([head, images]));
+    const labels = Buffer.alloc(8 + 12);
+    labels.set([0, 0, 8, 1]);
+    labels.writeUInt32BE(12, 4);
+    labels.set(
+      Array.from({ length: 12 }, (_, n) => n % 10),
+      8,
+    );
+    writeFileSync(join(root, `${name}-labels-idx1-ubyte`), labels);
+  }
+}
