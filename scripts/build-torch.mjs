@@ -151,6 +151,7 @@ async function main() {
     `-I${nodeHeaders()}`,
     `-isystem${join(torch, "include")}`,
     `-isystem${join(torch, "include", "torch", "csrc", "api", "include")}`,
+    ...(process.env.TESSERA_EMULATE ? ["-DTESSERA_EMULATE"] : []),
     ...(cuda ? ["-DTESSERA_CUDA", ...cuda.folders.map((folder) => `-isystem${folder}`)] : []),
     ...(cuda?.nccl ? ["-DUSE_C10D_NCCL", `-isystem${cuda.nccl}`] : []),
   ];
@@ -218,13 +219,15 @@ function cudaRuntime(torch) {
     ...(existsSync(nvidia) ? readdirSync(nvidia).map((name) => join(nvidia, name, "lib")) : []),
     join(process.env.CUDA_HOME ?? "/usr/local/cuda", "lib64"),
   ].filter((folder) => existsSync(folder));
+  // NVRTC, which compiles the fused kernels, is opened by name when the addon runs.
+  const paths = folders.map((folder) => `-Wl,-rpath,${folder}`);
   for (const folder of folders) {
     const file = readdirSync(folder).find((name) => /^libcudart\.so(\.\d+)*$/.test(name));
     if (file) {
-      return [join(folder, file), `-Wl,-rpath,${folder}`];
+      return [join(folder, file), ...paths];
     }
   }
-  return [];
+  return paths;
 }
 
 try {

@@ -2,9 +2,18 @@
 // one is exactly PyTorch's channels-last memory format, so nothing is copied on the way in or out.
 #include "plan.h"
 
-#include <numeric>
-
 namespace tessera {
+
+// norms.cc
+bool cudaGroupNormFits(const at::Tensor& x, int64_t groups);
+at::Tensor cudaGroupNorm(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, at::Tensor& y);
+void cudaGroupNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
+                       const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift);
+bool cudaLayerNormFits(const at::Tensor& x);
+at::Tensor cudaLayerNorm(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, at::Tensor& y);
+void cudaLayerNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
+                       const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift);
+
 namespace {
 
 using at::Tensor;
@@ -181,8 +190,23 @@ Grouped grouped(const Tensor& x, int64_t groups) {
   return {wide(x).reshape({b, p, c}).permute({0, 2, 1}).contiguous(), b, c, p, groups};
 }
 
-// floats: epsilon; ints: groups, whether SiLU follows.
-void groupNorm(const Instruction& i, Slots& s, Machine&) {
+// A gradient's outputs as empty tensors: that of x as the plan stores it, those of the parameters in float32.
+std::vector<Tensor> gradients(const Instruction& i, const Tensor& like) {
+  std::vector<Tensor> made;
+  for (const Spec& spec : i.specs) made.push_back(at::empty(spec.shape, like.options().dtype(spec.type)));
+  return made;
+}
+
+// floats: epsilon; ints: groups, whether SiLU follows, and see norms.cc. A second output keeps the statistics.
+void groupNorm(const Instruction& i, Slots& s, Machine& m) {
+  if (m.cuda() && cudaGroupNormFits(arg(i, s, 0), i.ints[0])) {
+    Tensor y = at::empty(i.specs[0].shape, arg(i, s, 0).options().dtype(i.specs[0].type));
+    if (i.ints.size() >= 5 && i.ints[4] > 0) y.narrow(1, 0, i.ints[4]).zero_();
+    Tensor stats = cudaGroupNorm(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), y);
+    s[i.out[0]] = y;
+    if (i.out.size() > 1) s[i.out[1]] = stats;
+    return;
+  }
   const Grouped g = grouped(arg(i, s, 0), i.ints[0]);
   if (g.x.numel() == 0) {
     put(i, s, 0, at::zeros_like(arg(i, s, 0)));
@@ -193,9 +217,15 @@ void groupNorm(const Instruction& i, Slots& s, Machine&) {
   put(i, s, 0, y.permute({0, 2, 1}).reshape(i.specs[0].shape));
 }
 
-void groupNormGrad(const Instruction& i, Slots& s, Machine&) {
+void groupNormGrad(const Instruction& i, Slots& s, Machine& m) {
   const Tensor& x = arg(i, s, 0);
   const Tensor &scale = arg(i, s, 1), &shift = arg(i, s, 2);
+  if (m.cuda() && cudaGroupNormFits(x, i.ints[0])) {
+    auto made = gradients(i, x);
+    cudaGroupNormGrad(i, x, scale, shift, arg(i, s, 3), i.in.size() > 4 ? arg(i, s, 4) : Tensor(), made[0], made[1], made[2]);
+    for (size_t k = 0; k < 3; k++) s[i.out[k]] = made[k];
+    return;
+  }
   const Grouped g = grouped(x, i.ints[0]);
   if (g.x.numel() == 0) {
     put(i, s, 0, at::zeros_like(x));
@@ -214,13 +244,27 @@ void groupNormGrad(const Instruction& i, Slots& s, Machine&) {
   put(i, s, 2, dshift);
 }
 
-void layerNorm(const Instruction& i, Slots& s, Machine&) {
+void layerNorm(const Instruction& i, Slots& s, Machine& m) {
+  if (m.cuda() && cudaLayerNormFits(arg(i, s, 0))) {
+    Tensor y = at::empty(i.specs[0].shape, arg(i, s, 0).options().dtype(i.specs[0].type));
+    Tensor stats = cudaLayerNorm(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), y);
+    s[i.out[0]] = y;
+    if (i.out.size() > 1) s[i.out[1]] = stats;
+    return;
+  }
   Tensor x = wide(arg(i, s, 0)).contiguous();
   const Ints shape{x.size(-1)};
   put(i, s, 0, std::get<0>(at::native_layer_norm(x, shape, arg(i, s, 1).contiguous(), arg(i, s, 2).contiguous(), i.floats[0])));
 }
 
-void layerNormGrad(const Instruction& i, Slots& s, Machine&) {
+void layerNormGrad(const Instruction& i, Slots& s, Machine& m) {
+  if (m.cuda() && cudaLayerNormFits(arg(i, s, 0))) {
+    auto made = gradients(i, arg(i, s, 0));
+    cudaLayerNormGrad(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), arg(i, s, 3), i.in.size() > 4 ? arg(i, s, 4) : Tensor(),
+                      made[0], made[1], made[2]);
+    for (size_t k = 0; k < 3; k++) s[i.out[k]] = made[k];
+    return;
+  }
   Tensor x = wide(arg(i, s, 0)).contiguous(), dy = wide(arg(i, s, 3)).contiguous();
   const Ints shape{x.size(-1)};
   Tensor scale = arg(i, s, 1).contiguous(), shift = arg(i, s, 2).contiguous();

@@ -70,6 +70,9 @@ void pad(const Instruction& i, Slots& s, Machine&) {
 void mirrorPad(const Instruction& i, Slots& s, Machine&) {
   Tensor x = arg(i, s, 0);
   const int64_t skip = i.text == "reflect" ? 1 : 0;
+  // The places are sent once: a CUDA graph cannot copy them from pageable memory.
+  if (!i.cache) i.cache = std::make_shared<std::map<int64_t, Tensor>>();
+  auto& places = *static_cast<std::map<int64_t, Tensor>*>(i.cache.get());
   for (int64_t a = 0; a < x.dim(); a++) {
     const int64_t before = i.ints[2 * a], after = i.ints[2 * a + 1], side = x.size(a);
     if (before == 0 && after == 0) continue;
@@ -77,7 +80,8 @@ void mirrorPad(const Instruction& i, Slots& s, Machine&) {
     for (int64_t k = before; k > 0; k--) at.push_back(k - 1 + skip);
     for (int64_t k = 0; k < side; k++) at.push_back(k);
     for (int64_t k = 0; k < after; k++) at.push_back(side - 1 - skip - k);
-    x = x.index_select(a, onDevice(at, x));
+    if (!places[a].defined()) places[a] = onDevice(at, x);
+    x = x.index_select(a, places[a]);
   }
   put(i, s, 0, x);
 }

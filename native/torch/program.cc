@@ -6,14 +6,18 @@
 
 #include <ATen/Parallel.h>
 
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <unordered_set>
 
 #ifdef TESSERA_CUDA
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #endif
 
@@ -53,13 +57,35 @@ Program::Program(Plan plan, std::shared_ptr<Engine> engine) : plan_(std::move(pl
 
 Program::~Program() = default;
 
+static void printProfile(const std::string& name, const std::map<std::string, std::pair<double, int>>& spent) {
+  std::vector<std::pair<double, std::string>> rows;
+  double all = 0;
+  for (const auto& [where, entry] : spent) {
+    rows.emplace_back(entry.first, where + " x" + std::to_string(entry.second));
+    all += entry.first;
+  }
+  std::sort(rows.rbegin(), rows.rend());
+  std::fprintf(stderr, "profile of %s: %.2f ms\n", name.c_str(), all * 1e3);
+  for (size_t k = 0; k < rows.size() && k < 60; k++) std::fprintf(stderr, "  %8.3f ms  %s\n", rows[k].first * 1e3, rows[k].second.c_str());
+}
+
 void Program::execute(Slots& slots) {
   Machine machine{*engine_};
   for (const auto& constant : plan_.constants) slots[constant.first] = constant.second;
   for (size_t k = 0; k < plan_.states.size(); k++) slots[plan_.states[k].slot] = bound_[k];
+  // TESSERA_PROFILE=1 prints where the time of the second call goes, each instruction by itself.
+  const bool profiled = runs_ == 1 && std::getenv("TESSERA_PROFILE") != nullptr;
+  std::map<std::string, std::pair<double, int>> spent;
   for (const auto& i : plan_.instructions) {
+    const auto begin = std::chrono::steady_clock::now();
     try {
       i.kernel(i, slots, machine);
+      if (profiled) {
+        synchronize(*engine_);
+        auto& [seconds, count] = spent[i.where];
+        seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        count += 1;
+      }
     } catch (const c10::Error& error) {  // without its stack trace
       throw std::runtime_error(i.where + ": " + error.what_without_backtrace());
     } catch (const std::exception& error) {
@@ -74,6 +100,7 @@ void Program::execute(Slots& slots) {
     }
     for (int32_t slot : i.free) slots[slot] = at::Tensor();
   }
+  if (profiled) printProfile(plan_.name, spent);
 }
 
 // New values into the states' buffers. A value that is itself a view of some state is copied first, since
@@ -177,11 +204,11 @@ std::pair<int64_t, int64_t> memoryUse(const Engine&, bool) { return {0, 0}; }
 void synchronize(const Engine&) {}
 #else
 
-static at::cuda::CUDAStream ownStream(const Engine& engine) {
-  static std::map<int, at::cuda::CUDAStream> streams;
+static c10::cuda::CUDAStream ownStream(const Engine& engine) {
+  static std::map<int, c10::cuda::CUDAStream> streams;
   auto found = streams.find(engine.device.index());
   if (found == streams.end()) {
-    found = streams.emplace(engine.device.index(), at::cuda::getStreamFromPool(true, engine.device.index())).first;
+    found = streams.emplace(engine.device.index(), c10::cuda::getStreamFromPool(true, engine.device.index())).first;
   }
   return found->second;
 }
@@ -257,7 +284,7 @@ std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>& inputs) {
   return outputs;
 }
 
-int deviceCount() { return static_cast<int>(at::cuda::device_count()); }
+int deviceCount() { return static_cast<int>(c10::cuda::device_count()); }
 
 std::pair<int64_t, int64_t> memoryUse(const Engine& engine, bool reset) {
   const auto index = engine.device.index();
@@ -286,14 +313,15 @@ EngineInfo openEngine(Engine& engine) {
     return info;
   }
 #ifdef TESSERA_CUDA
-  TORCH_CHECK(at::cuda::is_available(), "no NVIDIA GPU can be used from here");
-  TORCH_CHECK(engine.device.index() < at::cuda::device_count(), "there is no GPU ", static_cast<int>(engine.device.index()),
-              ": this machine has ", static_cast<int>(at::cuda::device_count()));
+  TORCH_CHECK(c10::cuda::device_count() > 0, "no NVIDIA GPU can be used from here");
+  TORCH_CHECK(engine.device.index() < c10::cuda::device_count(), "there is no GPU ", static_cast<int>(engine.device.index()),
+              ": this machine has ", static_cast<int>(c10::cuda::device_count()));
   context.setAllowTF32CuBLAS(engine.tf32);
   context.setAllowTF32CuDNN(engine.tf32);
-  const auto* properties = at::cuda::getDeviceProperties(engine.device.index());
-  info.name = properties->name;
-  info.memory = static_cast<int64_t>(properties->totalGlobalMem);
+  cudaDeviceProp properties{};
+  TORCH_CHECK(cudaGetDeviceProperties(&properties, engine.device.index()) == cudaSuccess, "the GPU does not answer");
+  info.name = properties.name;
+  info.memory = static_cast<int64_t>(properties.totalGlobalMem);
 #else
   TORCH_CHECK(false, "this addon was built against a PyTorch without CUDA");
 #endif

@@ -48,5 +48,7 @@ export interface Device {
   activate(): void;
   /** Trace, optimise and lower `fn` on first use of each input signature; see the file comment. */
   compile(name: string, fn: Traceable): Compiled;
+  /** Bytes of the device's own memory in use now and at most so far, where it has its own. */
+  memory?(): { readonly now: number; readonly most: number };
   dispose(): void;
 }

@@ -6,9 +6,11 @@
 import * as tf from "@tensorflow/tfjs-core";
 import "./tfjs.ts";
 import type { Compiled, Device, Traceable } from "./device.ts";
+import { setHints } from "./hints.ts";
 import type { HostDType, HostTensor, HostTensors } from "./tensors.ts";
 
 export async function openReferenceDevice(): Promise<Device> {
+  setHints();
   await tf.setBackend("cpu");
   await tf.ready();
   return {
@@ -18,6 +20,7 @@ export async function openReferenceDevice(): Promise<Device> {
       description: `TensorFlow.js ${tf.version_core} in plain JavaScript (slow)`,
     },
     activate: () => {
+      setHints();
       void tf.setBackend("cpu"); // done at once: the backend exists
     },
     compile: (name, fn) => eagerFunction(name, fn),

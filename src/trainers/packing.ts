@@ -1,14 +1,12 @@
 /**
  * @file Parameters as a few long vectors. An optimizer's arithmetic is elementwise, so it may run on
  * any concatenation of the parameters: a model of 200 small tensors costs a handful of operations
- * instead of thousands. Vectors stay below a size that fits a core's cache.
+ * instead of thousands. How long a vector may be is the device's choice: a core's cache on a processor.
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { activeHints } from "../runtime/hints.ts";
 import { type HostTensor, sizeOf } from "../runtime/tensors.ts";
-
-/** Values of one vector: 1 MiB of float32, so that the chain of operations runs from cache. */
-const PACK_SIZE = 1 << 18;
 
 /** Some parameters laid end to end. */
 export interface Pack {
@@ -39,7 +37,7 @@ export function packParameters(parameters: ReadonlyMap<string, tf.Variable>): Pa
       if (variable.rank >= 2 !== decayed) {
         continue;
       }
-      if (size + variable.size > PACK_SIZE) {
+      if (size + variable.size > activeHints().packSize) {
         close();
       }
       names.push(name);

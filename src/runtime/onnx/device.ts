@@ -11,6 +11,7 @@ import { BACKEND, tesseraBackend } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
 import type { Device, Traceable } from "../device.ts";
 import type { Graph } from "../graph.ts";
+import { setHints } from "../hints.ts";
 import type { HostDType, HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { GraphBuilder } from "./builder.ts";
@@ -48,6 +49,7 @@ export interface CpuOptions {
 /** Open the compiled CPU device. */
 export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<Device> {
   tesseraBackend();
+  setHints();
   const count = threads > 0 ? threads : availableParallelism();
   const options: ort.InferenceSession.SessionOptions = {
     intraOpNumThreads: count,
@@ -86,6 +88,7 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
       description: `ONNX Runtime ${ort.env.versions.node ?? ""}, ${count} thread${count === 1 ? "" : "s"}${blockSize > 1 ? `, convolutions in blocks of ${blockSize} channels` : ""}`,
     },
     activate: () => {
+      setHints();
       void tf.setBackend(BACKEND); // done at once: the backend exists
     },
     compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs), execute),

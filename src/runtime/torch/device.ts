@@ -9,9 +9,12 @@ import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
 import type { Device, Traceable } from "../device.ts";
+import { setHints } from "../hints.ts";
 import type { DType } from "../graph.ts";
 import type { HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
+import { fuse } from "./fuse.ts";
+import { writeInPlace } from "./in-place.ts";
 import { TORCH_RULES } from "./lowering.ts";
 import {
   type Addon,
@@ -20,6 +23,7 @@ import {
   type NativePlan,
   type NativeProgram,
 } from "./native.ts";
+import { padInNorms } from "./padded-norms.ts";
 import { lastUses, type Plan, plannerFor, type Precision, type Slot, type Type } from "./plan.ts";
 
 export interface TorchOptions {
@@ -47,6 +51,8 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   const addon = loadAddon();
   const { type, index = 0, precision = "fp32", deterministic = false, threads = 0 } = options;
   const cuda = type === "cuda";
+  // The variable is for tests of the generated kernels on a processor (TESSERA_EMULATE=1 npm run build:torch).
+  const fused = cuda || process.env["TESSERA_EMULATE"] === "1";
   const graph = cuda && (options.cuda_graph ?? true);
   const opened = openEngine(addon, {
     cuda,
@@ -58,6 +64,9 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   const { engine } = opened;
   const backend = tesseraBackend();
   const owner = {}; // whose buffers the variables' are
+
+  const optimised = (plan: Plan): Plan =>
+    fused ? writeInPlace(fuse(cuda ? padInNorms(plan) : plan)) : plan;
 
   async function build(
     name: string,
@@ -71,7 +80,8 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     }
     const planner = plannerFor(traced.graph, precision);
     planner.lower(TORCH_RULES);
-    return { traced, program: addon.load(engine, nativePlan(planner.finish(), graph)) };
+    const plan = planner.finish();
+    return { traced, program: addon.load(engine, nativePlan(optimised(plan), graph)) };
   }
 
   /** The device's buffer of a variable, its values sent there unless they are there already. */
@@ -123,6 +133,9 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     );
   }
 
+  // Launching a kernel costs more than cache misses: all parameters as one vector.
+  const hints = fused ? { packSize: 2 ** 31 - 1 } : undefined;
+  setHints(hints);
   const device: Device = {
     type,
     info: {
@@ -130,9 +143,14 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
       description: `PyTorch ${opened.version} on ${opened.name}, ${precision}${deterministic ? ", deterministic" : ""}`,
     },
     activate: () => {
+      setHints(hints);
       void tf.setBackend(BACKEND); // done at once: the backend exists
     },
     compile: (name, fn) => compiledFunction(name, (inputs) => build(name, fn, inputs), execute),
+    memory: () => {
+      const [now, most] = addon.memory(engine, false);
+      return { now, most };
+    },
     dispose: () => {},
   };
   await tf.setBackend(BACKEND);

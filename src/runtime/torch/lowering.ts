@@ -316,6 +316,14 @@ const groupNormAttributes = ({ attrs }: GraphNode): Attributes => ({
   floats: [attrs["epsilon"] as number],
 });
 
+/** What identifies one norm: its operands and attributes. */
+const normKey = (node: GraphNode) =>
+  `norm ${node.inputs
+    .slice(0, 3)
+    .map((value) => value.id)
+    .join()} ${JSON.stringify(node.attrs)}`;
+
+/** A norm leaves its statistics for its gradient, where there is one. */
 function norm(attributes: (node: GraphNode) => Attributes): Rule {
   return (planner, node) => {
     const inputs = node.inputs.map((value, i) =>
@@ -324,8 +332,20 @@ function norm(attributes: (node: GraphNode) => Attributes): Rule {
     const [y] = node.outputs;
     // A gradient is stored as the input is, a result as narrow as its uses allow.
     const own = storage(planner, y!, inputs.slice(0, 1));
+    const { ints = [], floats = [] } = attributes(node);
+    const where = `${node.op} [${y!.shape.join(", ")}]`;
+    if (!node.op.endsWith("Grad")) {
+      const outputs = planner.once(normKey(node), () => [
+        planner.slot(y!.shape, own),
+        planner.opaque(),
+      ]);
+      planner.push({ op: node.op, inputs, outputs, ints, floats, text: "", where });
+      planner.set(y!, outputs[0]!);
+      return;
+    }
+    const [, stats] = planner.made(normKey(node));
     const types = node.outputs.map((_, i): Type => (i === 0 ? own : "f32"));
-    planner.result(node, node.op, inputs, types, attributes(node));
+    planner.result(node, node.op, stats ? [...inputs, stats] : inputs, types, attributes(node));
   };
 }
 

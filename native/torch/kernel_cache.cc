@@ -1,0 +1,189 @@
+#include "kernel_cache.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#ifdef TESSERA_CUDA
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#endif
+
+namespace tessera {
+
+#ifdef TESSERA_CUDA
+
+namespace {
+
+template <typename F>
+F symbol(void* library, const char* name) {
+  void* found = dlsym(library, name);
+  TORCH_CHECK(found, "the library lacks ", name);
+  return reinterpret_cast<F>(found);
+}
+
+void* open(std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (void* found = dlopen(name, RTLD_NOW | RTLD_GLOBAL)) return found;
+  }
+  TORCH_CHECK(false, "none of the libraries ", *names.begin(), ", ... could be opened: ", dlerror());
+}
+
+// The few calls of NVRTC and of the driver that are needed, with their stable C interfaces.
+struct Api {
+  int (*createProgram)(void**, const char*, const char*, int, const char* const*, const char* const*);
+  int (*compileProgram)(void*, int, const char* const*);
+  int (*getLogSize)(void*, size_t*);
+  int (*getLog)(void*, char*);
+  int (*getCubinSize)(void*, size_t*);
+  int (*getCubin)(void*, char*);
+  int (*destroyProgram)(void**);
+  int (*moduleLoad)(void**, const void*);
+  int (*getFunction)(void**, void*, const char*);
+  int (*setAttribute)(void*, int, int);
+  int (*launchKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+
+  Api() {
+    void* nvrtc = open({"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"});
+    void* driver = open({"libcuda.so.1", "libcuda.so"});
+    createProgram = symbol<decltype(createProgram)>(nvrtc, "nvrtcCreateProgram");
+    compileProgram = symbol<decltype(compileProgram)>(nvrtc, "nvrtcCompileProgram");
+    getLogSize = symbol<decltype(getLogSize)>(nvrtc, "nvrtcGetProgramLogSize");
+    getLog = symbol<decltype(getLog)>(nvrtc, "nvrtcGetProgramLog");
+    getCubinSize = symbol<decltype(getCubinSize)>(nvrtc, "nvrtcGetCUBINSize");
+    getCubin = symbol<decltype(getCubin)>(nvrtc, "nvrtcGetCUBIN");
+    destroyProgram = symbol<decltype(destroyProgram)>(nvrtc, "nvrtcDestroyProgram");
+    moduleLoad = symbol<decltype(moduleLoad)>(driver, "cuModuleLoadData");
+    getFunction = symbol<decltype(getFunction)>(driver, "cuModuleGetFunction");
+    setAttribute = symbol<decltype(setAttribute)>(driver, "cuFuncSetAttribute");
+    launchKernel = symbol<decltype(launchKernel)>(driver, "cuLaunchKernel");
+  }
+};
+
+const Api& api() {
+  static const Api one;
+  return one;
+}
+
+}  // namespace
+
+struct CompiledKernel {
+  void* function = nullptr;
+};
+
+const CompiledKernel* compiled(const std::string& source, const std::string& name, const std::string& defines, int device) {
+  static std::map<std::string, std::unique_ptr<CompiledKernel>> known;
+  const std::string text = defines + source;
+  auto& found = known[std::to_string(device) + " " + name + "\n" + text];
+  if (found) return found.get();
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  const std::string arch = "--gpu-architecture=sm_" + std::to_string(major) + std::to_string(minor);
+  void* program = nullptr;
+  TORCH_CHECK(api().createProgram(&program, text.c_str(), "tessera.cu", 0, nullptr, nullptr) == 0, "NVRTC does not start");
+  const char* options[] = {arch.c_str(), "--std=c++17", "--fmad=true"};
+  const int result = api().compileProgram(program, 3, options);
+  if (result != 0) {
+    size_t size = 0;
+    api().getLogSize(program, &size);
+    std::string log(size, '\0');
+    api().getLog(program, log.data());
+    TORCH_CHECK(false, "a kernel does not compile: ", log, "\n", text);
+  }
+  size_t size = 0;
+  api().getCubinSize(program, &size);
+  std::vector<char> cubin(size);
+  api().getCubin(program, cubin.data());
+  api().destroyProgram(&program);
+  void* module = nullptr;
+  TORCH_CHECK(api().moduleLoad(&module, cubin.data()) == 0, "a compiled kernel does not load");
+  found = std::make_unique<CompiledKernel>();
+  TORCH_CHECK(api().getFunction(&found->function, module, name.c_str()) == 0, "a compiled module lacks ", name);
+  return found.get();
+}
+
+void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments,
+            unsigned sharedBytes) {
+  if (sharedBytes > 48 * 1024) api().setAttribute(kernel->function, 8 /* MAX_DYNAMIC_SHARED_SIZE_BYTES */, sharedBytes);
+  void* stream = c10::cuda::getCurrentCUDAStream().stream();
+  const int result =
+      api().launchKernel(kernel->function, gridX, gridY, 1, block, 1, 1, sharedBytes, stream, arguments.data(), nullptr);
+  TORCH_CHECK(result == 0, "a kernel could not be started (CUDA driver error ", result, ")");
+}
+
+#elif defined(TESSERA_EMULATE)
+
+// For tests of the generated code where there is no GPU: the C++ compiler in place of NVRTC, loops in
+// place of threads. Only for kernels without shared memory.
+struct CompiledKernel {
+  void (*run)(unsigned, unsigned, unsigned, void**) = nullptr;
+};
+
+static const char* kShim = R"(
+#include <cmath>
+#include <cstring>
+using std::isinf; using std::isfinite;
+#define TESSERA_EMULATED
+#define __global__
+#define __restrict__
+typedef unsigned char bool8;
+typedef unsigned short bf16;
+#define FORCE static inline
+struct Place { unsigned x, y; };
+static Place blockIdx, blockDim, threadIdx;
+static inline float __uint_as_float(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
+static inline float __int_as_float(unsigned u) { return __uint_as_float(u); }
+FORCE unsigned short narrow(float x) { unsigned u; std::memcpy(&u, &x, 4); if (x != x) return 0x7fc0; return (u + 0x7fff + ((u >> 16) & 1)) >> 16; }
+)";
+
+const CompiledKernel* compiled(const std::string& source, const std::string& name, const std::string& defines, int) {
+  static std::map<std::string, std::unique_ptr<CompiledKernel>> known;
+  auto& found = known[source];
+  if (found) return found.get();
+  static int number = 0;
+  const std::string base = "/tmp/tessera-emulated-" + std::to_string(getpid()) + "-" + std::to_string(number++);
+  std::string header = source.substr(source.find("void " + name + "("));
+  header = header.substr(0, header.find(")"));
+  size_t count = 1;
+  for (char c : header) count += c == ',';
+  std::string call;
+  size_t at = header.find("(") + 1;
+  for (size_t k = 0; k < count; k++) {
+    size_t end = header.find(",", at);
+    std::string parameter = header.substr(at, end == std::string::npos ? end : end - at);
+    std::string type = parameter.substr(0, parameter.find("*") + 1);
+    call += (k ? ", " : "") + std::string("*(") + type + "*)a[" + std::to_string(k) + "]";
+    at = end + 1;
+  }
+  std::ofstream(base + ".cc") << kShim << defines << source << "extern \"C\" void run(unsigned gx, unsigned gy, unsigned b, void** a) {\n"
+                              << "for (unsigned x = 0; x < gx; x++) for (unsigned t = 0; t < b; t++) { blockIdx = {x, 0}; blockDim = {b, 1}; threadIdx = {t, 0}; "
+                              << name << "(" << call << "); } }\n";
+  const std::string command = "g++ -std=c++17 -O0 -w -shared -fPIC -o " + base + ".so " + base + ".cc 2>" + base + ".log";
+  TORCH_CHECK(std::system(command.c_str()) == 0, "a kernel does not compile: ", base, ".log");
+  void* library = dlopen((base + ".so").c_str(), RTLD_NOW);
+  found = std::make_unique<CompiledKernel>();
+  found->run = reinterpret_cast<void (*)(unsigned, unsigned, unsigned, void**)>(dlsym(library, "run"));
+  for (const char* suffix : {".cc", ".so", ".log"}) std::remove((base + suffix).c_str());
+  return found.get();
+}
+
+void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments, unsigned) {
+  kernel->run(gridX, gridY, block, arguments.data());
+}
+
+#else
+
+struct CompiledKernel {};
+const CompiledKernel* compiled(const std::string&, const std::string&, const std::string&, int) {
+  TORCH_CHECK(false, "this addon was built against a PyTorch without CUDA");
+}
+void launch(const CompiledKernel*, unsigned, unsigned, unsigned, std::vector<void*>, unsigned) {}
+
+#endif
+
+}  // namespace tessera

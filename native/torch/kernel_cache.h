@@ -1,0 +1,21 @@
+// CUDA C++ compiled while the program runs, by NVRTC, and kept by its text. Both libraries are opened by
+// name: PyTorch for CUDA brings NVRTC along, the driver brings libcuda.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "plan.h"
+
+namespace tessera {
+
+struct CompiledKernel;
+
+// The kernel called `name` of a source. `defines` go in front of it.
+const CompiledKernel* compiled(const std::string& source, const std::string& name, const std::string& defines, int device);
+
+// Start it on the current stream.
+void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments,
+            unsigned sharedBytes = 0);
+
+}  // namespace tessera
