@@ -18,6 +18,7 @@ import { MovingAverage } from "../src/trainers/ema.ts";
 import { checks, type Experiment, experimentSchema } from "../src/trainers/experiment.ts";
 import { makeTokenizer } from "../src/trainers/networks.ts";
 import { AdamW } from "../src/trainers/optimizers.ts";
+import { setVariable } from "../src/trainers/packing.ts";
 import { compileStage, type Task } from "../src/trainers/step.ts";
 import { toPixels } from "../src/trainers/tokenizer-stage.ts";
 
@@ -143,6 +144,23 @@ export function clipsAt(
   return values;
 }
 
+/** Uniform values of standard deviation 0.02 in every parameter of rank 2 and more, ones in norm scales. */
+function scatter(scope: Scope): void {
+  let state = 1;
+  for (const [name, variable] of scope.trainable()) {
+    const values = new Float32Array(variable.size);
+    if (variable.rank >= 2) {
+      for (let i = 0; i < values.length; i++) {
+        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+        values[i] = (state / 2 ** 31 - 1) * 0.035;
+      }
+    } else if (name.endsWith("scale")) {
+      values.fill(1);
+    }
+    setVariable(variable, values);
+  }
+}
+
 async function training(
   config: Experiment,
   space: TokenSpace,
@@ -211,18 +229,23 @@ export async function openTransformer(
   const { grid, factors } = tokenizer;
   tokenizer.scope.dispose();
   const space: TokenSpace = { grid, factors, classes: CLASSES };
-  const scope = Scope.root(config.seed).child("transformer");
+  // Small random weights made faster than by the networks' own initializers: times do not depend on them.
+  const scope = (fresh ? Scope.root(config.seed) : Scope.blank(config.seed)).child("transformer");
   const tokens = grid[0] * grid[1] * grid[2];
   const labels = Int32Array.from({ length: batch }, (_, b) => b % CLASSES);
   if (twin === "decode") {
-    const mask = config.objective!.type === "masked";
-    const transformer = buildTransformer(config.model!, space, { mask }, scope);
     const { objective } = config;
+    if (objective!.type === "multimodal") {
+      throw new Error("no decoding workload has a multi-modal objective");
+    }
+    const mask = objective!.type === "masked";
+    const transformer = buildTransformer(config.model!, space, { mask }, scope);
     const sample =
       objective!.type === "masked"
         ? buildMaskedSampler(device, transformer, objective!.sampling)
         : buildCausalSampler(device, transformer, objective!.sampling);
     let seed = 0;
+    scatter(scope);
     return {
       config,
       space,
@@ -235,6 +258,9 @@ export async function openTransformer(
     };
   }
   const objective = buildObjective(config.objective!, config.model!, space, scope);
+  if (!fresh) {
+    scatter(scope);
+  }
   /** Sequences with structure: each token follows from the one before, but for some noise. */
   const inputsAt = (step: number): HostTensors => {
     const random = new Random(2, "bench/tokens", step);

@@ -272,6 +272,7 @@ napi_value js_write(napi_env env, napi_callback_info info) {
     worker().await([&] {
       at::InferenceMode guard;
       copyToDevice(target->tensor, bytes.data, bytes.size);
+      target->version += 1;
     });
     return nullptr;
   });
@@ -303,6 +304,7 @@ Instruction instructionOf(napi_env env, napi_value v) {
   i.text = text(env, get(env, v, "text"));
   i.free = numbers<int32_t>(env, get(env, v, "free"));
   i.where = text(env, get(env, v, "where"));
+  i.fixed = truth(env, get(env, v, "fixed"));
   return i;
 }
 

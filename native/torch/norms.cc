@@ -383,7 +383,83 @@ extern "C" __global__ void lnParameters(const float* __restrict__ part, float* d
 }
 )";
 
-std::string typeName(at::ScalarType t) { return t == at::kBFloat16 ? "bf16" : "float"; }
+// A query [D] over the places up to its own of one head's keys and values [N, D]: a block each.
+const char* kCachedSource = R"(
+typedef unsigned short bf16;
+#define FORCE __device__ __forceinline__
+FORCE void put(float& to, float x) { to = x; }
+FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+FORCE float get(float x) { return x; }
+FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
+extern "C" __global__ void __launch_bounds__(256) cached(const X* __restrict__ q, const K* __restrict__ keys, const K* __restrict__ values,
+                                                         const int* __restrict__ position, Y* y, float scale, int places, int count,
+                                                         long qb, long qh, long qn, int heads) {
+  extern __shared__ float scores[];
+  __shared__ float query[D], room[8], sums[256];
+  const int n = blockIdx.x % count;
+  const long bh = blockIdx.x / count;
+  const int seen = min(places, position[0] + n + 1);
+  const X* own = q + (bh / heads) * qb + (bh % heads) * qh + n * qn;
+  for (int k = threadIdx.x; k < D; k += 256) query[k] = get(own[k]) * scale;
+  __syncthreads();
+  const K* head = keys + bh * (long)places * D;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  float top = -INFINITY_;
+  // Four lanes a key: a warp takes eight keys at a time.
+  const int part = lane % 4;
+  for (int j0 = warp * 8; j0 < seen; j0 += 64) {
+    const int j = j0 + lane / 4;
+    float s = 0.0f;
+    if (j < seen) {
+      const K* row = head + (long)j * D;
+      #pragma unroll
+      for (int k = part * 4; k < D; k += 16) {
+        #pragma unroll
+        for (int e = 0; e < 4; e++) s += query[k + e] * get(row[k + e]);
+      }
+    }
+    s += __shfl_xor_sync(0xffffffffu, s, 1);
+    s += __shfl_xor_sync(0xffffffffu, s, 2);
+    if (j < seen) {
+      if (part == 0) scores[j] = s;
+      top = fmaxf(top, s);
+    }
+  }
+  #pragma unroll
+  for (int o = 16; o > 0; o >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, o));
+  if (lane == 0) room[warp] = top;
+  __syncthreads();
+  top = room[0];
+  for (int k = 1; k < 8; k++) top = fmaxf(top, room[k]);
+  __syncthreads();
+  float total = 0.0f;
+  for (int j = threadIdx.x; j < seen; j += 256) {
+    const float e = expf(scores[j] - top);
+    scores[j] = e;
+    total += e;
+  }
+  #pragma unroll
+  for (int o = 16; o > 0; o >>= 1) total += __shfl_xor_sync(0xffffffffu, total, o);
+  if (lane == 0) room[warp] = total;
+  __syncthreads();
+  total = 0.0f;
+  for (int k = 0; k < 8; k++) total += room[k];
+  const K* from = values + bh * (long)places * D;
+  const int groups = 256 / D, group = threadIdx.x / D, d = threadIdx.x % D;
+  float sum = 0.0f;
+  if (group < groups) {
+    #pragma unroll 8
+    for (int j = group; j < seen; j += groups) sum += scores[j] * get(from[(long)j * D + d]);
+    sums[threadIdx.x] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x < D) {
+    sum = 0.0f;
+    for (int g = 0; g < groups; g++) sum += sums[g * D + threadIdx.x];
+    put(y[(bh * count + n) * D + threadIdx.x], sum / total);
+  }
+}
+)";
 
 template <typename... T>
 std::vector<void*> arguments(T&... values) {
@@ -535,6 +611,25 @@ void cudaLayerNormGrad(const Instruction& i, const Tensor& given, const Tensor& 
          arguments(px, pd, ps, pt, px2, pp, count));
   launch(compiled(kLayerSource, "lnParameters", defines, x.device().index()), static_cast<unsigned>((c + 31) / 32), 1, 256,
          arguments(pp, pds, pdh, n));
+}
+
+bool cudaCachedAttentionFits(const Tensor& q, const Tensor& keys, const Tensor& values) {
+  const int64_t d = q.size(3);
+  return q.is_cuda() && d % 16 == 0 && d <= 256 && q.stride(3) == 1 && keys.is_contiguous() && values.is_contiguous() &&
+         values.size(3) == d && keys.size(2) <= 16384 && keys.scalar_type() == values.scalar_type();
+}
+
+void cudaCachedAttention(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& position, double scale, Tensor& y) {
+  auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
+  const std::string defines = "#define D " + std::to_string(q.size(3)) + "\n#define INFINITY_ __int_as_float(0x7f800000)\ntypedef " +
+                              name(q.scalar_type()) + " X;\ntypedef " + name(keys.scalar_type()) + " K;\ntypedef " +
+                              name(y.scalar_type()) + " Y;\n";
+  void *pq = q.data_ptr(), *pk = keys.data_ptr(), *pv = values.data_ptr(), *pp = position.data_ptr(), *py = y.data_ptr();
+  float factor = static_cast<float>(scale);
+  int places = static_cast<int>(keys.size(2)), count = static_cast<int>(q.size(2)), heads = static_cast<int>(q.size(1));
+  int64_t qb = q.stride(0), qh = q.stride(1), qn = q.stride(2);
+  launch(compiled(kCachedSource, "cached", defines, q.device().index()), static_cast<unsigned>(q.size(0) * q.size(1) * q.size(2)), 1, 256,
+         arguments(pq, pk, pv, pp, py, factor, places, count, qb, qh, qn, heads), static_cast<unsigned>(places * sizeof(float)));
 }
 
 }  // namespace tessera

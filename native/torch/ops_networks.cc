@@ -14,19 +14,25 @@ at::Tensor cudaLayerNorm(const Instruction&, const at::Tensor& x, const at::Tens
 void cudaLayerNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                        const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift);
 
+bool cudaCachedAttentionFits(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values);
+void cudaCachedAttention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& position,
+                         double scale, at::Tensor& y);
+
 namespace {
 
 using at::Tensor;
 using Ints = std::vector<int64_t>;
 
 struct ConvPlan {
-  Ints strides, pads;  // (t, h, w); zeros on both sides
+  Ints strides, pads, dilations;  // (t, h, w); zeros on both sides
+  int64_t groups;
 };
 
-// ints: strides (t, h, w), then the zeros on either side of (t, h, w). One-sided zeros are laid around
+// ints: strides, zeros on either side and dilations of (t, h, w), then groups. One-sided zeros are laid around
 // the input by an instruction of their own.
 ConvPlan convPlan(const Instruction& i) {
-  return {Ints(i.ints.begin(), i.ints.begin() + 3), Ints(i.ints.begin() + 3, i.ints.begin() + 6)};
+  const auto at = [&](int k) { return Ints(i.ints.begin() + 3 * k, i.ints.begin() + 3 * k + 3); };
+  return {at(0), at(1), at(2), i.ints[9]};
 }
 
 // Frames as images: a kernel over one frame is a 2D convolution over more pictures.
@@ -35,7 +41,7 @@ bool flat(at::IntArrayRef kernel, const ConvPlan& p) {
 }
 
 bool pointwise(at::IntArrayRef kernel, const ConvPlan& p) {
-  return flat(kernel, p) && kernel[1] == 1 && kernel[2] == 1 && p.strides[1] == 1 && p.strides[2] == 1 &&
+  return p.groups == 1 && flat(kernel, p) && kernel[1] == 1 && kernel[2] == 1 && p.strides[1] == 1 && p.strides[2] == 1 &&
          p.pads[1] == 0 && p.pads[2] == 0;
 }
 
@@ -59,7 +65,6 @@ Tensor filterToTorch(const Tensor& w, bool two) {
 }
 
 Ints last(const Ints& v, bool two) { return two ? Ints(v.begin() + 1, v.end()) : v; }
-Ints ones(bool two) { return Ints(two ? 2 : 3, 1); }
 Ints zeros(bool two) { return Ints(two ? 2 : 3, 0); }
 
 void conv(const Instruction& i, Slots& s, Machine&) {
@@ -75,7 +80,7 @@ void conv(const Instruction& i, Slots& s, Machine&) {
   }
   const bool two = flat(w.sizes(), p);
   Tensor y = at::convolution(toTorch(x, two), filterToTorch(w, two), {}, last(p.strides, two), last(p.pads, two),
-                             ones(two), false, zeros(two), 1);
+                             last(p.dilations, two), false, zeros(two), p.groups);
   put(i, s, 0, fromTorch(y, two, i.specs[0].shape));
 }
 
@@ -95,7 +100,7 @@ void convInputGrad(const Instruction& i, Slots& s, Machine&) {
   const bool two = flat(w.sizes(), p);
   Tensor like = toTorch(at::empty(shape, dy.options()), two);  // only its shape and format are looked at
   auto grads = at::convolution_backward(toTorch(dy, two), like, filterToTorch(w, two), at::OptionalIntArrayRef(),
-                                        last(p.strides, two), last(p.pads, two), ones(two), false, zeros(two), 1,
+                                        last(p.strides, two), last(p.pads, two), last(p.dilations, two), false, zeros(two), p.groups,
                                         {true, false, false});
   put(i, s, 0, fromTorch(std::get<0>(grads), two, shape));
 }
@@ -115,7 +120,7 @@ void convFilterGrad(const Instruction& i, Slots& s, Machine&) {
   const bool two = flat(shape, p);
   Tensor like = filterToTorch(at::empty(shape, dy.options()), two);
   auto grads = at::convolution_backward(toTorch(dy, two), toTorch(x, two), like, at::OptionalIntArrayRef(),
-                                        last(p.strides, two), last(p.pads, two), ones(two), false, zeros(two), 1,
+                                        last(p.strides, two), last(p.pads, two), last(p.dilations, two), false, zeros(two), p.groups,
                                         {false, true, false});
   Tensor dw = std::get<1>(grads);
   put(i, s, 0, two ? dw.permute({2, 3, 1, 0}).unsqueeze(0) : dw.permute({2, 3, 4, 1, 0}));
@@ -325,7 +330,8 @@ Kept attend(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, doub
       kept.seed = std::get<6>(r);
       kept.offset = std::get<7>(r);
       return kept;
-    } catch (const c10::Error&) {
+    } catch (const c10::Error& error) {
+      if (std::getenv("TESSERA_PROFILE")) std::fprintf(stderr, "cuDNN attention: %s\n", error.what_without_backtrace());
       cudnnWorks = false;
       kept.way = Way::flash;
     }
@@ -431,6 +437,38 @@ void attentionGrad(const Instruction& i, Slots& s, Machine& m) {
   put(i, s, 2, dv);
 }
 
+// --- decoding token after token ---
+
+Tensor placesOf(const Tensor& position, int64_t count) {
+  return position.to(at::kLong).reshape({1}) + at::arange(count, position.options().dtype(at::kLong));
+}
+
+// ints: whether the cache [B, h, N, d] is a state of its own that may be written in place.
+void cacheWrite(const Instruction& i, Slots& s, Machine&) {
+  Tensor cache = arg(i, s, 0);
+  const Tensor& rows = arg(i, s, 1);
+  if (i.ints[0] == 0) cache = cache.clone();
+  cache.index_copy_(2, placesOf(arg(i, s, 2), rows.size(2)), rows.to(cache.scalar_type()));
+  put(i, s, 0, cache);
+}
+
+// Query i of [B, h, n, d] sees the places up to position + i of the keys [B, h, N, d].
+void cachedAttention(const Instruction& i, Slots& s, Machine& m) {
+  const Tensor &keys = arg(i, s, 1), &values = arg(i, s, 2), &position = arg(i, s, 3);
+  Tensor q = arg(i, s, 0);
+  if (m.cuda() && cudaCachedAttentionFits(q, keys, values)) {
+    Tensor y = at::empty(i.specs[0].shape, keys.options().dtype(i.specs[0].type));
+    cudaCachedAttention(q, keys, values, position, i.floats[0], y);
+    s[i.out[0]] = y;
+    return;
+  }
+  q = q.to(at::kFloat) * i.floats[0];
+  Tensor scores = at::matmul(q, keys.to(at::kFloat).transpose(-1, -2));  // [B, h, n, N]
+  Tensor hidden = at::arange(keys.size(2), position.options().dtype(at::kLong)) > placesOf(position, q.size(2)).unsqueeze(1);
+  Tensor p = at::softmax(scores.masked_fill(hidden, -INFINITY), -1);
+  put(i, s, 0, at::matmul(p, values.to(at::kFloat)));
+}
+
 }  // namespace
 
 void addNetworks(Registry& r) {
@@ -445,6 +483,8 @@ void addNetworks(Registry& r) {
   r["LayerNormGrad"] = layerNormGrad;
   r["Attention"] = attention;
   r["AttentionGrad"] = attentionGrad;
+  r["CacheWrite"] = cacheWrite;
+  r["CachedAttention"] = cachedAttention;
 }
 
 }  // namespace tessera

@@ -39,6 +39,7 @@ struct Instruction {
   std::string text;
   std::vector<int32_t> free;  // slots whose last use this is
   std::string where;          // the graph node, for messages
+  bool fixed = false;         // computed once and kept until a state is written
   Kernel kernel = nullptr;
   mutable std::shared_ptr<void> cache;  // what a kernel keeps between runs
 };

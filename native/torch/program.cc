@@ -57,6 +57,56 @@ Program::Program(Plan plan, std::shared_ptr<Engine> engine) : plan_(std::move(pl
 
 Program::~Program() = default;
 
+static void checkShapes(const Instruction& i, const Slots& slots) {
+  for (size_t k = 0; k < i.out.size(); k++) {
+    const at::Tensor& made = slots[i.out[k]];
+    if (k < i.specs.size() && !(made.defined() && made.sizes() == at::IntArrayRef(i.specs[k].shape))) {
+      std::string got = made.defined() ? c10::str(made.sizes()) : std::string("nothing");
+      throw std::runtime_error(i.where + ": made " + got + ", expected " + c10::str(at::IntArrayRef(i.specs[k].shape)));
+    }
+  }
+}
+
+// Compute the fixed instructions again where a state that the function only reads has been written since.
+// Their results keep their places: a captured graph reads them there.
+void Program::refresh() {
+  std::vector<int64_t> versions;
+  for (size_t k = 0; k < plan_.states.size(); k++) {
+    if (plan_.states[k].next < 0) versions.push_back(states_[k]->version);
+  }
+  if (versions == versions_ && !versions_.empty()) return;
+  bool any = false;
+  for (const auto& i : plan_.instructions) any = any || i.fixed;
+  if (!any || (versions.empty() && !fixed_.empty())) return;
+  versions_ = versions;
+  Machine machine{*engine_};
+  Slots slots(plan_.slots);
+  for (const auto& constant : plan_.constants) slots[constant.first] = constant.second;
+  for (size_t k = 0; k < plan_.states.size(); k++) slots[plan_.states[k].slot] = bound_[k];
+  std::unordered_set<int32_t> used;
+  for (const auto& i : plan_.instructions) {
+    if (!i.fixed) used.insert(i.in.begin(), i.in.end());
+  }
+  for (int32_t slot : plan_.outputs) used.insert(slot);
+  for (const auto& i : plan_.instructions) {
+    if (!i.fixed) continue;
+    i.kernel(i, slots, machine);
+    checkShapes(i, slots);
+  }
+  for (const auto& i : plan_.instructions) {
+    if (!i.fixed) continue;
+    for (int32_t slot : i.out) {
+      if (used.count(slot) == 0 || !slots[slot].defined()) continue;
+      at::Tensor& kept = fixed_[slot];
+      if (!kept.defined()) {
+        kept = slots[slot];
+      } else if (kept.data_ptr() != slots[slot].data_ptr()) {
+        kept.copy_(slots[slot]);
+      }
+    }
+  }
+}
+
 static void printProfile(const std::string& name, const std::map<std::string, std::pair<double, int>>& spent) {
   std::vector<std::pair<double, std::string>> rows;
   double all = 0;
@@ -76,7 +126,9 @@ void Program::execute(Slots& slots) {
   // TESSERA_PROFILE=1 prints where the time of the second call goes, each instruction by itself.
   const bool profiled = runs_ == 1 && std::getenv("TESSERA_PROFILE") != nullptr;
   std::map<std::string, std::pair<double, int>> spent;
+  for (const auto& [slot, value] : fixed_) slots[slot] = value;
   for (const auto& i : plan_.instructions) {
+    if (i.fixed) continue;
     const auto begin = std::chrono::steady_clock::now();
     try {
       i.kernel(i, slots, machine);
@@ -91,13 +143,7 @@ void Program::execute(Slots& slots) {
     } catch (const std::exception& error) {
       throw std::runtime_error(i.where + ": " + error.what());
     }
-    for (size_t k = 0; k < i.out.size(); k++) {
-      const at::Tensor& made = slots[i.out[k]];
-      if (k < i.specs.size() && !(made.defined() && made.sizes() == at::IntArrayRef(i.specs[k].shape))) {
-        std::string got = made.defined() ? c10::str(made.sizes()) : std::string("nothing");
-        throw std::runtime_error(i.where + ": made " + got + ", expected " + c10::str(at::IntArrayRef(i.specs[k].shape)));
-      }
-    }
+    checkShapes(i, slots);
     for (int32_t slot : i.free) slots[slot] = at::Tensor();
   }
   if (profiled) printProfile(plan_.name, spent);
@@ -120,6 +166,7 @@ void Program::store(Slots& slots) {
   }
   for (size_t k = 0; k < next.size(); k++) {
     if (next[k].defined()) bound_[k].copy_(next[k]);
+    if (plan_.states[k].next >= 0) states_[k]->version += 1;
   }
 }
 
@@ -162,6 +209,8 @@ void Program::bind(const std::vector<std::shared_ptr<Buffer>>& states) {
   for (const auto& state : states_) bound_.push_back(state->tensor);
   if (moved) {
     captured_.reset();
+    fixed_.clear();
+    versions_.clear();
     runs_ = 0;
   }
 }
@@ -183,6 +232,7 @@ std::vector<HostOutput> Program::runCpu(const std::vector<HostInput>& inputs) {
     // A copy: an output may be a view of it.
     slots[plan_.inputs[k].slot] = onHost(inputs[k], plan_.inputs[k].spec).to(plan_.inputs[k].spec.type, false, true);
   }
+  refresh();
   execute(slots);
   std::vector<HostOutput> outputs(plan_.outputs.size());
   for (size_t k = 0; k < outputs.size(); k++) {
@@ -244,8 +294,12 @@ std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>& inputs) {
     store(slots);
   };
 
+  refresh();
   if (captured_) {
     captured_->graph.replay();
+    for (size_t k = 0; k < plan_.states.size(); k++) {
+      if (plan_.states[k].next >= 0) states_[k]->version += 1;
+    }
   } else if (plan_.graph && runs_ >= 2) {
     // Warm: the libraries have chosen their algorithms and made their handles on this stream.
     stream.synchronize();

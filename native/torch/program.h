@@ -12,6 +12,7 @@ namespace tessera {
 // address changes only in `Program::bind`.
 struct Buffer {
   at::Tensor tensor;
+  int64_t version = 0;  // counts writes
 };
 
 // Host memory of an input or an output: owned by JavaScript while a call runs.
@@ -40,6 +41,7 @@ class Program {
  private:
   void bind(const std::vector<std::shared_ptr<Buffer>>& states);
   void execute(Slots& slots);
+  void refresh();
   void store(Slots& slots);
   std::vector<HostOutput> runCpu(const std::vector<HostInput>&);
   std::vector<HostOutput> runCuda(const std::vector<HostInput>&);
@@ -52,6 +54,9 @@ class Program {
   std::vector<at::Tensor> results_;
   std::vector<at::Tensor> hostResults_;
   std::unique_ptr<GraphState> captured_;
+  // Results of fixed instructions, by slot, and the versions of the states that they were made from.
+  std::map<int32_t, at::Tensor> fixed_;
+  std::vector<int64_t> versions_;
   int runs_ = 0;
 };
 

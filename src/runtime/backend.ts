@@ -220,10 +220,12 @@ class TesseraBackend extends tf.KernelBackend {
   ownState(dataId: object): Values {
     const entry = this.entry(dataId);
     if (!entry.owned) {
-      entry.values = entry.values!.slice();
+      entry.values = hostValues(entry).slice();
       entry.owned = true;
     }
-    return entry.values!;
+    const values = hostValues(entry);
+    delete entry.remote; // another device's copy will be out of date
+    return values;
   }
 
   /** The current buffer alone, for a variable that is read and not assigned. */

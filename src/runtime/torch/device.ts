@@ -15,7 +15,7 @@ import type { HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { fuse } from "./fuse.ts";
 import { writeInPlace } from "./in-place.ts";
-import { TORCH_RULES } from "./lowering.ts";
+import { TORCH_FEATURES, TORCH_RULES } from "./lowering.ts";
 import {
   type Addon,
   loadAddon,
@@ -23,6 +23,7 @@ import {
   type NativePlan,
   type NativeProgram,
 } from "./native.ts";
+import { separate } from "./fixed.ts";
 import { padInNorms } from "./padded-norms.ts";
 import { lastUses, type Plan, plannerFor, type Precision, type Slot, type Type } from "./plan.ts";
 
@@ -66,14 +67,14 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   const owner = {}; // whose buffers the variables' are
 
   const optimised = (plan: Plan): Plan =>
-    fused ? writeInPlace(fuse(cuda ? padInNorms(plan) : plan)) : plan;
+    separate(plan, (part) => (fused ? writeInPlace(fuse(cuda ? padInNorms(part) : part)) : part));
 
   async function build(
     name: string,
     fn: Traceable,
     inputs: readonly InputSpec[],
   ): Promise<Executable> {
-    const traced = traceFunction(name, fn, inputs);
+    const traced = traceFunction(name, fn, inputs, TORCH_FEATURES);
     const { outputs, states } = traced.graph;
     if (outputs.length === 0 && states.every((state) => !state.next)) {
       return { traced };
@@ -201,6 +202,7 @@ export function nativePlan(plan: Plan, graph: boolean): NativePlan {
       floats: instruction.floats,
       text: instruction.text,
       where: instruction.where,
+      fixed: instruction.fixed === true,
       free: frees[k]!.map(({ id }) => id),
     })),
     inputs: plan.inputs.map(({ slot }) => ({ slot: slot.id, ...spec(slot) })),

@@ -248,6 +248,8 @@ const add: Rule = (planner, node) => {
 interface ConvNode {
   readonly strides: readonly number[];
   readonly pads: readonly (readonly [number, number])[];
+  readonly dilations?: readonly number[];
+  readonly groups?: number;
 }
 
 /** The zeros that the library adds itself (equal on both sides), and those laid around before. */
@@ -281,9 +283,9 @@ function padded(planner: Planner, x: Slot, around: readonly (readonly [number, n
 
 function convolution(planner: Planner, node: GraphNode): void {
   const type: Type = planner.precision === "bf16" ? "bf16" : "f32";
-  const { strides, pads } = node.attrs as unknown as ConvNode;
+  const { strides, pads, dilations = [1, 1, 1], groups = 1 } = node.attrs as unknown as ConvNode;
   const { inside, around } = splitPads(pads);
-  const attributes = { ints: [...strides, ...inside] };
+  const attributes = { ints: [...strides, ...inside, ...dilations, groups] };
   const [first, second] = node.inputs.map((value) => planner.as(value, type)) as [Slot, Slot];
   const [y] = node.outputs;
   if (node.op === "Conv") {
@@ -408,6 +410,23 @@ const attentionGrad: Rule = (planner, node) => {
   );
 };
 
+/** Written where the cache lies, if it is a state that becomes just this and nothing else reads. */
+const cacheWrite: Rule = (planner, node) => {
+  const [cache, rows, position] = node.inputs;
+  const [y] = node.outputs;
+  const state = planner.graph.states.find(({ value }) => value === cache);
+  const own = state?.next === y && planner.soleUse(cache!) === node;
+  const inputs = [planner.get(cache!), planner.get(rows!), planner.get(position!)];
+  planner.result(node, "CacheWrite", inputs, [inputs[0]!.type], { ints: [Number(own)] });
+};
+
+const cachedAttention: Rule = (planner, node) => {
+  const inputs = node.inputs.map((value) => planner.get(value));
+  const narrow = isNarrow(planner, node.outputs[0]!);
+  const floats = [node.attrs["scale"] as number];
+  planner.result(node, "CachedAttention", inputs, [narrow ? "bf16" : "f32"], { floats });
+};
+
 const crossEntropyAttributes = ({ attrs }: GraphNode): Attributes => ({
   floats: [(attrs["smoothing"] as number | undefined) ?? 0],
 });
@@ -435,7 +454,18 @@ export const TORCH_RULES: { readonly [op: string]: Rule } = {
     return { ints: [...begin, ...size, ...steps] };
   }),
   Reverse: moving(({ attrs }) => ({ ints: attrs["axes"] as number[] })),
-  Tile: moving(({ attrs }) => ({ ints: attrs["reps"] as number[] })),
+  Tile: (planner, node) => {
+    const [x] = node.inputs;
+    const [y] = node.outputs;
+    const uses = planner.consumers.get(y!) ?? [];
+    // One value for all: element-wise kernels broadcast it themselves.
+    const alone = sizeOf(x!.shape) === 1 && !planner.isKept(y!);
+    if (alone && uses.every(({ node: { op } }) => POINTWISE_OPS.has(op) && op !== "Cast")) {
+      planner.set(y!, planner.get(x!));
+      return;
+    }
+    moving(({ attrs }) => ({ ints: attrs["reps"] as number[] }))(planner, node);
+  },
   PadV2: moving((node) => ({
     ints: paddings(node),
     floats: [(node.attrs["constantValue"] as number | undefined) ?? 0],
@@ -484,4 +514,12 @@ export const TORCH_RULES: { readonly [op: string]: Rule } = {
   LayerNormGrad: norm(({ attrs }) => ({ floats: [attrs["epsilon"] as number] })),
   Attention: attention,
   AttentionGrad: attentionGrad,
+  CacheWrite: cacheWrite,
+  CachedAttention: cachedAttention,
 };
+
+/** Kernels of Tessera's that not every device has; this one does. */
+export const TORCH_FEATURES: ReadonlySet<string> = new Set([
+  "TesseraCacheWrite",
+  "TesseraCachedAttention",
+]);

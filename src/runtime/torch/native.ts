@@ -31,6 +31,8 @@ export interface NativeInstruction {
   readonly text: string;
   readonly free: readonly number[];
   readonly where: string;
+  /** Computed once and kept until a state is written. */
+  readonly fixed: boolean;
 }
 
 export interface NativePlan {

@@ -31,6 +31,8 @@ export interface Instruction {
   readonly text: string;
   /** What a person knows it by: the graph's kernel and shape. */
   readonly where: string;
+  /** Depends on nothing that changes from call to call: computed once, kept until a state is written. */
+  readonly fixed?: boolean;
 }
 
 export interface Plan {
@@ -96,6 +98,12 @@ export class Planner {
   soleConsumer(value: Value): GraphNode | undefined {
     const uses = this.consumers.get(value) ?? [];
     return uses.length === 1 && !this.isKept(value) ? uses[0]!.node : undefined;
+  }
+
+  /** The only node that uses a value, whether or not the value is something's result too. */
+  soleUse(value: Value): GraphNode | undefined {
+    const uses = this.consumers.get(value) ?? [];
+    return uses.length === 1 ? uses[0]!.node : undefined;
   }
 
   slot(shape: Shape, type: Type): Slot {
