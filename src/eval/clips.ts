@@ -46,6 +46,7 @@ export interface ClipBatch {
   readonly clips: HostTensor;
   readonly labels: Int32Array;
   readonly names: readonly string[];
+  readonly captions: readonly string[];
   readonly size: number;
 }
 
@@ -60,16 +61,18 @@ export class ClipStream {
     readonly dataset: Dataset,
     readonly indices: Uint32Array,
     readonly batch: number,
+    /** Which draw of each clip (another span or crop); 0 is the one that all other suites see. */
+    readonly visit: number = 0,
   ) {}
 
   async *[Symbol.asyncIterator](): AsyncGenerator<ClipBatch> {
-    const { dataset, indices, batch } = this;
+    const { dataset, indices, batch, visit } = this;
     this.#hash = createHash("sha256");
-    let next = indices.length > 0 ? loadBatch(dataset, indices, 0, batch) : undefined;
+    let next = indices.length > 0 ? loadBatch(dataset, indices, 0, batch, visit) : undefined;
     for (let from = 0; from < indices.length; from += batch) {
       const loaded = await next!;
       if (from + batch < indices.length) {
-        next = loadBatch(dataset, indices, from + batch, batch);
+        next = loadBatch(dataset, indices, from + batch, batch, visit);
         // Awaited on the next turn; a caller that stops early must not crash on its failure.
         next.catch(() => undefined);
       }
@@ -93,9 +96,10 @@ async function loadBatch(
   indices: Uint32Array,
   from: number,
   batch: number,
+  visit: number,
 ): Promise<ClipBatch> {
   const wanted = indices.subarray(from, from + batch);
-  const samples = await Promise.all(Array.from(wanted, (index) => dataset.get(index, 0)));
+  const samples = await Promise.all(Array.from(wanted, (index) => dataset.get(index, visit)));
   const { frames, height, width } = dataset;
   const values = frames * height * width * 3;
   const bytes = new Uint8Array(batch * values);
@@ -112,6 +116,7 @@ async function loadBatch(
     clips: uint8([batch, frames, height, width, 3], bytes),
     labels: Int32Array.from(samples, (sample) => sample.label),
     names: samples.map((sample) => sample.id),
+    captions: samples.map((sample) => sample.caption),
     size: samples.length,
   };
 }

@@ -36,9 +36,26 @@ function forVideo<K extends string>(
 
 const neighbourChoices = { manifold: "balls to the 3rd nearest neighbour, Euclidean, float64" };
 
+const fidChoices = {
+  features: "pool3 of InceptionV3 2015-12-05, 2048, of every frame",
+  rounding: "round",
+  distance: "symmetric form, float64",
+} as const;
+const kidChoices = {
+  ...fidChoices,
+  distance: "kernel (x.y / d + 1)^3, all pairs, unbiased",
+} as const;
+
 /** What a score's `std` is. */
 const spread = "standard error over clips";
 const psnrChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap, spread } as const;
+const lpipsChoices = {
+  version: "0.1",
+  range: "-1..1",
+  norm: "length + 1e-10",
+  average: "frames, then clips",
+  spread,
+} as const;
 const ssimChoices = { range: "0..255", spread } as const;
 
 const bitstreamChoices = {
@@ -91,6 +108,32 @@ export const protocols = {
   "ms-ssim:torchmetrics": {
     measures: "Multi-scale SSIM of five scales as torchmetrics computes it.",
     fixed: { ...ssimChoices, ...msSsimConventions.torchmetrics },
+  },
+  "lpips:vgg16": {
+    measures:
+      "LPIPS 0.1 on VGG16, of each frame, averaged over frames, then over clips (LARP, VidTok, TokenBench).",
+    fixed: { ...lpipsChoices, trunk: "VGG16, ReLU 1_2, 2_2, 3_3, 4_3, 5_3" },
+  },
+  "lpips:alexnet": {
+    measures:
+      "LPIPS 0.1 on AlexNet, of each frame, averaged over frames, then over clips (common_metrics).",
+    fixed: { ...lpipsChoices, trunk: "AlexNet, ReLU 1 to 5" },
+  },
+  "flicker:differences": {
+    measures:
+      "How far changes from frame to frame differ from the original's: mean absolute difference of successive frames' differences, in levels of 0 to 255.",
+    fixed: {
+      ...ssimChoices,
+      average: "over pixels, channels and pairs of frames, then over clips",
+    },
+  },
+  "flicker:still-pixels": {
+    measures:
+      "How much pixels change that the original leaves exactly as they are: mean absolute difference of successive frames there, in levels of 0 to 255.",
+    fixed: {
+      ...ssimChoices,
+      average: "over still pixels' channels of all pairs of frames, then over clips that have any",
+    },
   },
   "codebook:dataset": {
     measures:
@@ -210,6 +253,93 @@ export const protocols = {
     measures: `Precision and recall (Kynkäänniemi et al. 2019) on the features of fvd:${name}.`,
     fixed: { ...fixedChoices(protocol), ...neighbourChoices, distance: "Euclidean" },
   })),
+  "fid:tf-original": {
+    measures:
+      "Fréchet inception distance of frames as the original computes it (Heusel et al. 2017): TensorFlow 1 resizing to 299, (x - 128) / 128.",
+    fixed: {
+      ...fidChoices,
+      resize: "tf1-legacy to 299 x 299",
+      range: "(x - 128) / 128",
+    },
+  },
+  "fid:pytorch-fid": {
+    measures:
+      "Fréchet inception distance of frames as pytorch-fid computes it: half-pixel resizing to 299, 2x - 1.",
+    fixed: { ...fidChoices, resize: "half-pixel to 299 x 299", range: "2x / 255 - 1" },
+  },
+  "kid:tf-original": {
+    measures: "Unbiased squared kernel distance (x.y/d + 1)^3 on the features of fid:tf-original.",
+    fixed: { ...kidChoices, resize: "tf1-legacy to 299 x 299", range: "(x - 128) / 128" },
+  },
+  "kid:pytorch-fid": {
+    measures: "Unbiased squared kernel distance (x.y/d + 1)^3 on the features of fid:pytorch-fid.",
+    fixed: { ...kidChoices, resize: "half-pixel to 299 x 299", range: "2x / 255 - 1" },
+  },
+  "neighbours:tf-original-frames": {
+    measures: "Precision and recall (Kynkäänniemi et al. 2019) on the features of fid:tf-original.",
+    fixed: { ...fidChoices, ...neighbourChoices, distance: "Euclidean" },
+  },
+  "neighbours:pytorch-fid-frames": {
+    measures: "Precision and recall (Kynkäänniemi et al. 2019) on the features of fid:pytorch-fid.",
+    fixed: { ...fidChoices, ...neighbourChoices, distance: "Euclidean" },
+  },
+  "inception-score:c3d-ucf101": {
+    measures:
+      "Inception score of 16-frame clips under C3D fine-tuned on UCF-101 (TGAN, MAGVIT): exp of the mean KL divergence from each clip's classes to the mean ones.",
+    fixed: {
+      classifier: "C3D, 101 classes",
+      input: "16 frames, aligned corners to 112 x 112, BGR in 0..255 less the mean clip",
+      spread: "population deviation over splits",
+    },
+  },
+  "inception-score:inception": {
+    measures:
+      "Inception score of frames under the 2015 InceptionV3 (Salimans et al. 2016), logits without bias.",
+    fixed: {
+      classifier: "InceptionV3 2015-12-05, 1008 logits without bias",
+      input: "tf1-legacy to 299 x 299, (x - 128) / 128",
+      spread: "population deviation over splits",
+    },
+  },
+  "clipsim:vit-b32": {
+    measures:
+      "CLIPSIM (GODIVA, NÜWA): cosine of CLIP ViT-B/32's embeddings of a frame and of the clip's text, averaged over frames, then over clips.",
+    fixed: {
+      network: "CLIP ViT-B/32",
+      input: "antialiased bicubic, shorter side to 224, centre crop, CLIP's statistics",
+      average: "frames, then clips",
+      spread,
+    },
+  },
+  "fad:vggish": {
+    measures:
+      "Fréchet audio distance (Kilgour et al. 2019) on VGGish embeddings of 0.96 s, without the last ReLU and the PCA.",
+    fixed: {
+      features: "128 of VGGish, no last ReLU, no PCA",
+      input: "16 kHz mono, log-mel of 96 x 64, no overlap",
+      covariance: "unbiased",
+      distance: "symmetric form, float64",
+    },
+  },
+  "probe:attentive": {
+    measures:
+      "Accuracy of V-JEPA's attentive classifier on frozen tokens, codes or pixels, trained with AdamW; every choice of its training is part of the protocol.",
+    fixed: {
+      classifier:
+        "one learned query, cross-attention without output projection, MLP of 4, linear (V-JEPA)",
+      training: "AdamW, gradient norm 1, tenth of warm-up, cosine to 0",
+      spread,
+    },
+  },
+  "probe:transformer": {
+    measures:
+      "As probe:attentive behind blocks of self-attention that are trained too, after masked prediction where the protocol says so.",
+    fixed: {
+      classifier: "pre-norm self-attention blocks, then V-JEPA's attentive classifier, all trained",
+      training: "AdamW, gradient norm 1, tenth of warm-up, cosine to 0",
+      spread,
+    },
+  },
   "probe:linear-codes": {
     measures:
       "Top-1 accuracy of a linear classifier of the label on frozen codes: mean over the cells of a coarse grid in each latent frame, frames concatenated, and the differences of successive frames.",

@@ -9,6 +9,10 @@ import { checkMsSsimSize, type MsSsimName, msSsimClip } from "./ms-ssim.ts";
 import { clipChoices, score } from "./protocols.ts";
 import { frameErrors, meanFrameClip, psnrPerFrame, psnrPooled } from "./psnr.ts";
 import { ReconstructionGallery } from "./gallery.ts";
+import { flickerOf } from "./flicker.ts";
+import { type LpipsTrunk } from "../models/features/lpips.ts";
+import { findWeights, missingWeights } from "./networks/published.ts";
+import { openPerceptualJudge, type PerceptualJudge } from "./perceptual.ts";
 import { checkSsimSize, type SsimName, ssimClip } from "./ssim.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
 import { tokenizerFunctions } from "./tokenize.ts";
@@ -49,6 +53,12 @@ export const schema = closed(
           "Multi-scale SSIM conventions to report, for frames of at least 161 pixels a side.",
       },
     ),
+    lpips: Type.Array(Type.Union([Type.Literal("vgg16"), Type.Literal("alexnet")]), {
+      default: [],
+      uniqueItems: true,
+      description:
+        "Networks to report LPIPS on; each needs its published weights (`tessera weights list`), without which it is left out with a warning.",
+    }),
     pictures: Type.Integer({
       minimum: 0,
       maximum: 64,
@@ -56,7 +66,7 @@ export const schema = closed(
       description: "How many of the best and of the worst clips to save beside their originals.",
     }),
   },
-  { description: "PSNR and SSIM of decoded clips." },
+  { description: "PSNR, SSIM, LPIPS and flicker of decoded clips." },
 );
 
 export type ReconstructionConfig = Static<typeof schema>;
@@ -72,6 +82,10 @@ class Average {
     const delta = value - this.#mean;
     this.#mean += delta / this.#n;
     this.#squares += delta * (value - this.#mean);
+  }
+
+  get count(): number {
+    return this.#n;
   }
 
   get mean(): number {
@@ -116,6 +130,9 @@ async function run(
   const multiScale = new Map<MsSsimName, Average>(
     config.ms_ssim.map((key) => [key, new Average()]),
   );
+  const perceptual = config.lpips.flatMap((trunk) => openJudge(trunk, context));
+  const flicker = new Average();
+  const stillFlicker = new Average();
   const gallery = new ReconstructionGallery(config.pictures);
   const clipSize = frames * height * width * 3;
   let done = 0;
@@ -142,12 +159,23 @@ async function run(
       for (const [convention, average] of multiScale) {
         average.add(msSsimClip(original, judged, frames, shape, convention));
       }
+      for (const judge of perceptual) {
+        judge.average.add(await judge.distance(original, judged, [frames, height, width, 3]));
+      }
+      const { all, still: resting } = flickerOf(original, judged, frames);
+      flicker.add(all);
+      if (resting !== undefined) {
+        stillFlicker.add(resting);
+      }
       gallery.offer(batch.names[i]!, psnrPerFrame(errors), original, judged);
     }
     done += batch.size;
     context.progress("clips", done, indices.length);
   }
   await gallery.save(context, name, dataset);
+  for (const judge of perceptual) {
+    judge.dispose();
+  }
 
   const choices = { ...clipChoices(stream, config.seed), rounding: config.rounding };
   const subject = (predicts: string): { readonly [choice: string]: unknown } => ({
@@ -183,6 +211,38 @@ async function run(
         subject("reconstruction"),
       ),
     ),
+    ...perceptual.map(({ trunk, sha256, average }, i) =>
+      score(
+        {
+          ...of(i === 0 ? "lpips" : `lpips_${trunk}`, average, ""),
+          better: "lower",
+        },
+        `lpips:${trunk}`,
+        { ...subject("reconstruction"), weights_sha256: sha256 },
+      ),
+    ),
+    ...(frames === 1
+      ? []
+      : [
+          score(
+            { ...of("flicker", flicker, "levels"), better: "lower" },
+            "flicker:differences",
+            subject("reconstruction"),
+          ),
+        ]),
+    ...(stillFlicker.count > 0
+      ? [
+          score(
+            {
+              ...of("flicker_still", stillFlicker, "levels"),
+              better: "lower",
+              n: stillFlicker.count,
+            },
+            "flicker:still-pixels",
+            subject("reconstruction"),
+          ),
+        ]
+      : []),
     // The mean frame of an image is the image.
     ...(frames === 1
       ? []
@@ -204,4 +264,19 @@ async function run(
           ),
         ]),
   ];
+}
+
+interface Judge extends PerceptualJudge {
+  readonly average: Average;
+}
+
+/** LPIPS on one trunk; nothing, and a warning, without its weights. */
+function openJudge(trunk: LpipsTrunk, context: EvalContext): Judge[] {
+  context.device.activate();
+  const found = findWeights(`lpips-${trunk}`, []);
+  if (!found) {
+    context.warn(`lpips:${trunk}: ${missingWeights(`lpips-${trunk}`)}`);
+    return [];
+  }
+  return [{ ...openPerceptualJudge(context.device, trunk, found), average: new Average() }];
 }

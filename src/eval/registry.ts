@@ -1,13 +1,18 @@
 /** @file The evaluation suites by `type`. A new one is a file with `schema` and `build`, and a line here. */
 
 import { component, type Static } from "../config/schema.ts";
+import * as clipsim from "./clipsim-suite.ts";
 import * as codebook from "./codebook-suite.ts";
 import * as compression from "./compression-suite.ts";
 import * as factors from "./factors-suite.ts";
+import * as fad from "./fad-suite.ts";
+import * as fid from "./fid-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as fvd from "./fvd-suite.ts";
+import * as inceptionScore from "./inception-score-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as rate from "./rate-suite.ts";
+import * as recognition from "./recognition-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
 import type { Suite } from "./suite.ts";
 
@@ -19,6 +24,11 @@ export const suites = {
   frechet,
   fvd,
   factors,
+  fid,
+  "inception-score": inceptionScore,
+  clipsim,
+  fad,
+  recognition,
   probe,
 } as const;
 
@@ -47,6 +57,16 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return fvd.build(config, name);
     case "factors":
       return factors.build(config, name);
+    case "fid":
+      return fid.build(config, name);
+    case "inception-score":
+      return inceptionScore.build(config, name);
+    case "clipsim":
+      return clipsim.build(config, name);
+    case "fad":
+      return fad.build(config, name);
+    case "recognition":
+      return recognition.build(config, name);
     case "probe":
       return probe.build(config, name);
   }

@@ -19,6 +19,7 @@ const reconstruction = {
   rounding: "uint8",
   ssim: ["gaussian-valid", "skimage7"],
   ms_ssim: [],
+  lpips: [],
   pictures: 2,
 } satisfies SuiteConfig;
 

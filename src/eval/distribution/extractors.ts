@@ -72,6 +72,31 @@ export function resized(pictures: tf.Tensor4D, side: number, resize: Resize): tf
   return tf.slice(whole, [0, top, left, 0], [-1, side, side, -1]);
 }
 
+/**
+ * A batch [B, ...] through `run` in equal parts of at most `most` clips, features one after the other:
+ * a published network needs more memory a clip than a tokenizer.
+ */
+async function inParts(
+  clips: HostTensor,
+  most: number,
+  run: (part: HostTensor) => Promise<Float32Array>,
+): Promise<Float32Array> {
+  const [batch, ...rest] = clips.shape as [number, ...number[]];
+  let part = Math.min(most, batch);
+  while (batch % part !== 0) {
+    part -= 1;
+  }
+  const values = clips.data.length / batch;
+  const found: Float32Array[] = [];
+  for (let from = 0; from < batch; from += part) {
+    const data = clips.data.subarray(from * values, (from + part) * values);
+    found.push(await run({ ...clips, shape: [part, ...rest], data }));
+  }
+  const out = new Float32Array(found.length * found[0]!.length);
+  found.forEach((features, i) => out.set(features, i * features.length));
+  return out;
+}
+
 /** The protocol's network, ready. The device must be active. */
 export function openVideoExtractor(
   device: Device,
@@ -106,10 +131,11 @@ export function openVideoExtractor(
     dimensions: network.dimensions,
     sha256: found.sha256,
     rows: 1,
-    async extract(clips) {
-      const { features } = await run({ clips });
-      return features!.data as Float32Array;
-    },
+    extract: (clips) =>
+      inParts(clips, protocol.network === "i3d" ? 4 : 1, async (part) => {
+        const { features } = await run({ clips: part });
+        return features!.data as Float32Array;
+      }),
     prepare: (shape, decoded) => rounded(shape, decoded, rounding),
     cache: new FeatureCache(network.dimensions, {
       network: protocol.network,
@@ -150,10 +176,11 @@ export function openFrameExtractor(
     dimensions: 2048,
     sha256: found.sha256,
     rows: frames,
-    async extract(clips) {
-      const { features } = await run({ clips });
-      return features!.data as Float32Array;
-    },
+    extract: (clips) =>
+      inParts(clips, 1, async (part) => {
+        const { features } = await run({ clips: part });
+        return features!.data as Float32Array;
+      }),
     prepare: (shape, decoded) => rounded(shape, decoded, "round"),
     cache: new FeatureCache(2048 * frames, {
       network: "inception-fid",

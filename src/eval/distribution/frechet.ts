@@ -4,16 +4,19 @@
  *
  *   d² = |μ1 - μ2|² + tr Σ1 + tr Σ2 - 2 tr (Σ1 Σ2)^½
  *
- * The last trace is taken in the symmetric form: with Σ1 = V diag(λ) Vᵀ and R = V diag(√λ) Vᵀ it is
- * the sum of the square roots of the eigenvalues of R Σ2 R. This is real and stable where a general
- * matrix square root turns complex: with fewer samples than dimensions.
+ * The last trace is taken in a symmetric form: with Σ1 = L Lᵀ it is the sum of the square roots of the
+ * eigenvalues of Lᵀ Σ2 L. This is real and stable where a general matrix square root turns complex:
+ * with fewer samples than dimensions.
  */
 
-import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 import { UserError } from "../../config/errors.ts";
+import { addProduct, traceOfProductRoot } from "./symmetric.ts";
 
 /** Divide the scatter by N - 1 (TF-GAN, the original FVD, MAGVIT) or by N (StyleGAN-V, cd-FVD, LARP). */
 export type CovarianceDivisor = "unbiased" | "biased";
+
+/** Vectors whose products are formed together. */
+const bufferRows = 128;
 
 /** A Gaussian fitted to features. */
 export interface FeatureMoments {
@@ -33,12 +36,16 @@ export class FeatureStatistics {
   readonly #origin: Float64Array;
   readonly #sum: Float64Array;
   readonly #products: Float64Array;
+  /** Centred vectors that are not in the products yet, [d, bufferRows]: vector r is column r. */
+  readonly #waiting: Float64Array;
+  #waitingCount = 0;
 
   /** @param dimensions d, the length of a feature vector */
   constructor(readonly dimensions: number) {
     this.#origin = new Float64Array(dimensions);
     this.#sum = new Float64Array(dimensions);
     this.#products = new Float64Array(dimensions * dimensions);
+    this.#waiting = new Float64Array(dimensions * bufferRows);
   }
 
   get count(): number {
@@ -51,7 +58,6 @@ export class FeatureStatistics {
     if (features.length % d !== 0) {
       throw new RangeError(`${features.length} values are no whole number of ${d}-d features`);
     }
-    const row = new Float64Array(d);
     for (let from = 0; from < features.length; from += d) {
       for (let i = 0; i < d; i++) {
         const value = features[from + i]!;
@@ -64,17 +70,25 @@ export class FeatureStatistics {
         if (this.#count === 0) {
           this.#origin[i] = value;
         }
-        row[i] = value - this.#origin[i]!;
-        this.#sum[i]! += row[i]!;
-      }
-      for (let i = 0; i < d; i++) {
-        const left = row[i]!;
-        for (let j = i; j < d; j++) {
-          this.#products[i * d + j]! += left * row[j]!;
-        }
+        const centred = value - this.#origin[i]!;
+        this.#waiting[i * bufferRows + this.#waitingCount] = centred;
+        this.#sum[i]! += centred;
       }
       this.#count += 1;
+      this.#waitingCount += 1;
+      if (this.#waitingCount === bufferRows) {
+        this.#flush();
+      }
     }
+  }
+
+  /** Add the waiting vectors' products to the lower triangle. */
+  #flush(): void {
+    const d = this.dimensions;
+    const [all, w] = [[0, d] as const, this.#waiting];
+    const inner = [0, this.#waitingCount] as const;
+    addProduct(this.#products, d, w, bufferRows, w, bufferRows, all, all, inner, { lower: true });
+    this.#waitingCount = 0;
   }
 
   /** The fitted Gaussian. Throws a UserError with fewer than two samples. */
@@ -87,10 +101,11 @@ export class FeatureStatistics {
         "raise the suite's `clips`",
       );
     }
+    this.#flush();
     const scale = 1 / (divisor === "unbiased" ? n - 1 : n);
     const covariance = new Float64Array(d * d);
     for (let i = 0; i < d; i++) {
-      for (let j = i; j < d; j++) {
+      for (let j = 0; j <= i; j++) {
         const scatter = this.#products[i * d + j]! - (this.#sum[i]! * this.#sum[j]!) / n;
         covariance[i * d + j] = scatter * scale;
         covariance[j * d + i] = scatter * scale;
@@ -104,16 +119,6 @@ export class FeatureStatistics {
   }
 }
 
-/** Eigenvalues (and vectors) of a symmetric d × d matrix, row-major. */
-function symmetricEigen(values: Float64Array, d: number): { values: number[]; vectors: Matrix } {
-  const matrix = Matrix.from1DArray(d, d, [...values]);
-  const decomposition = new EigenvalueDecomposition(matrix, { assumeSymmetric: true });
-  return {
-    values: decomposition.realEigenvalues,
-    vectors: decomposition.eigenvectorMatrix,
-  };
-}
-
 /** Fréchet distance of two Gaussians; at least 0 up to rounding, 0 for equal ones. */
 export function frechetDistance(a: FeatureMoments, b: FeatureMoments): number {
   const d = a.mean.length;
@@ -122,18 +127,10 @@ export function frechetDistance(a: FeatureMoments, b: FeatureMoments): number {
       `a Fréchet distance compares features of one network, got ${d} and ${b.mean.length} dimensions`,
     );
   }
-  const { values, vectors } = symmetricEigen(a.covariance, d);
-  const roots = values.map((value) => Math.sqrt(Math.max(0, value)));
-  const root = vectors.clone().mulRowVector(roots).mmul(vectors.transpose()); // R
-  const product = root.mmul(Matrix.from1DArray(d, d, [...b.covariance])).mmul(root);
-  // Rounding makes the product a little asymmetric; the solver reads one half of it only.
-  const symmetric = Matrix.add(product, product.transpose()).mul(0.5);
-  const crossed = symmetricEigen(Float64Array.from(symmetric.to1DArray()), d).values;
-  let distance = 0;
+  let distance = -2 * traceOfProductRoot(a.covariance, b.covariance, d);
   for (let i = 0; i < d; i++) {
     distance += (a.mean[i]! - b.mean[i]!) ** 2;
     distance += a.covariance[i * d + i]! + b.covariance[i * d + i]!;
-    distance -= 2 * Math.sqrt(Math.max(0, crossed[i]!));
   }
   return distance;
 }
