@@ -181,10 +181,17 @@ async function check(
   if (report.skipped.length > listed.length) {
     print(`  and ${report.skipped.length - listed.length} more (--all lists them)`);
   }
+  const differ = report.splits.some(({ items, official: wanted }) => wanted !== undefined && items !== wanted); // biome-ignore format: one condition
+  const why = [
+    ...(report.skipped.length > 0 ? [`${report.skipped.length} missing or unusable`] : []),
+    ...(differ ? ["counts are not the official ones"] : []),
+    ...(report.empty.length > 0 ? ["a split is empty"] : []),
+    ...(official !== undefined && official !== found ? ["classes are missing"] : []),
+  ];
   print(
     report.complete
       ? coloured("green", "complete")
-      : coloured("yellow", `not complete: ${report.skipped.length} missing or unusable`),
+      : coloured("yellow", `not complete: ${why.join(", ")}`),
   );
 }
 
