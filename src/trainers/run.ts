@@ -285,7 +285,7 @@ interface ProvenanceFile extends Provenance {
  * The device of a run. A run that was begun goes on with the engine that it began with, since another one
  * rounds otherwise and the bytes would not be those of an uninterrupted run.
  */
-async function openRunDevice(dir: string, config: Experiment["device"]): Promise<Device> {
+export async function openRunDevice(dir: string, config: Experiment["device"]): Promise<Device> {
   const path = join(dir, "provenance.json");
   if (config.type !== "cpu" || config.engine !== "auto" || !existsSync(path)) {
     return openDevice(config);
