@@ -1,0 +1,93 @@
+/** @file The training steps of an experiment as graphs, without training: what `tessera show --graph` prints. */
+
+import { openDataset } from "../data/registry.ts";
+import { tokenCount } from "../models/transformer.ts";
+import type { Objective, TokenBatch } from "../objectives/objective.ts";
+import { type Graph, liveNodes, printGraph } from "../runtime/graph.ts";
+import { openGraphDevice } from "../runtime/graph-device.ts";
+import { findAddon } from "../runtime/native/addon.ts";
+import { FEATURES, planGraph } from "../runtime/native/device.ts";
+import { MovingAverage } from "./ema.ts";
+import type { Experiment } from "./experiment.ts";
+import { makeObjective, makeTokenizer } from "./networks.ts";
+import { AdamW } from "./optimizers.ts";
+import { compileStage, type Task } from "./step.ts";
+import { tokenizerTask } from "./tokenizer-stage.ts";
+
+/**
+ * Trace an experiment's training steps.
+ * @returns one text a compiled function: a line about its plan, then a node a line
+ */
+export async function trainingGraphs(config: Experiment): Promise<string[]> {
+  const { addon } = findAddon();
+  const { device, graphs } = await openGraphDevice(addon ? FEATURES : undefined);
+  const [train, held] = await Promise.all([
+    openDataset(config.dataset, "train", config.seed),
+    openDataset(config.dataset, "validation", config.seed),
+  ]);
+  try {
+    const tokenizer = makeTokenizer(config);
+    const { trainer } = config;
+    await traceStep(
+      tokenizerTask(tokenizer, trainer.tokenizer, train, held, config.seed, config.tokenizer),
+    );
+    const objective = makeObjective(config, tokenizer, train);
+    if (objective) {
+      const options = trainer.transformer;
+      const size = options.batch / options.accumulate;
+      const inputs = objective.inputs(emptyBatch(objective, size), config.seed, 0, true);
+      await traceStep({
+        stage: "transformer",
+        scope: objective.scope,
+        options,
+        batches: () => Promise.resolve(Array.from({ length: options.accumulate }, () => inputs)),
+        loss: (values) => objective.loss(values),
+        validationBatches: 0,
+        validationBatch: () => Promise.resolve(inputs),
+      });
+    }
+  } finally {
+    await Promise.all([train.close(), held.close()]);
+  }
+  return graphs.map((graph) => `${summary(graph)}\n${printGraph(graph)}`);
+
+  async function traceStep(task: Task): Promise<void> {
+    const optimizer = new AdamW(task.scope.trainable(), task.options, task.options.accumulate);
+    const average = new MovingAverage(optimizer.packs);
+    const opponent =
+      task.adversary &&
+      new AdamW(
+        task.adversary.scope.trainable(),
+        task.adversary.optimizer,
+        task.options.accumulate,
+      );
+    await compileStage(device, task, optimizer, average, opponent).train(0, await task.batches(0));
+    optimizer.dispose();
+    average.dispose();
+    opponent?.dispose();
+  }
+
+  function summary(graph: Graph): string {
+    const nodes = `${liveNodes(graph).length} nodes, ${graph.states.length} states`;
+    if (!addon) {
+      return `# ${graph.name}: ${nodes}`;
+    }
+    const { plan, inPlace } = planGraph(graph, addon, 1, false);
+    const written = graph.states.filter(({ next }) => next).length;
+    const over = inPlace.filter(Boolean).length;
+    return `# ${graph.name}: ${nodes} (${over} of ${written} new ones in place), ${plan.labels.length} steps, arena ${(plan.arena / 2 ** 20).toFixed(1)} MiB`;
+  }
+}
+
+/** Tokens of nothing: shapes are all that a trace sees. */
+function emptyBatch(objective: Objective, size: number): TokenBatch {
+  const { space, tasks, textLength = 0 } = objective;
+  const ids = new Int32Array(size * tokenCount(space) * space.factors.length);
+  return {
+    ids,
+    labels: new Int32Array(size),
+    size,
+    ...(tasks && { conditions: { tasks: new Int32Array(size), ids } }),
+    ...(textLength > 0 && { texts: new Int32Array(size * textLength).fill(-1) }),
+  };
+}
