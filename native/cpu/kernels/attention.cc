@@ -4,13 +4,13 @@
  */
 #include <algorithm>
 
-#include "internal.h"
+#include "micro.h"
 
 namespace tessera {
 namespace {
 
-constexpr int kScores = 4, kGrads = 5;  // scratch slots; products have others
-constexpr i64 kQueries = 64;            // queries a block
+constexpr int kScores = 0, kGrads = 1, kKeys = 2, kValues = 3, kTurned = 4, kBlock = 5;  // scratch
+constexpr i64 kQueries = 4 * MR;  // queries a block
 
 Attention complete(Attention s) {
   if (s.value_width == 0) s.value_width = s.width;
@@ -31,30 +31,19 @@ i64 seen(const Attention& s, i64 q) {
   return s.causal ? std::clamp<i64>(q + 1 + s.keys - s.queries, 0, s.keys) : s.keys;
 }
 
-Gemm product(i64 m, i64 n, i64 k, i64 lda, i64 ldb, i64 ldc) {
-  Gemm g;
-  g.m = m;
-  g.n = n;
-  g.k = k;
-  g.lda = lda;
-  g.ldb = ldb;
-  g.ldc = ldc;
-  return g;
-}
-
 /**
- * Scaled and biased scores of `count` queries from `first`, [count, columns], then e^(score - m) / sum
- * in place, zeros where nothing is seen; logsum out where wanted, or in where known.
+ * Scaled and biased scores of `count` queries from `first`, [count, lds] with `columns` used, then
+ * e^(score - m) / sum in place, zeros where nothing is seen; logsum out where wanted, or in where known.
+ * keys: packed, [columns / NR][width][NR].
  */
 void probabilities(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 columns, const float* q,
-                   const float* k, float* scores, const float* known, float* logsum) {
-  Gemm g = product(count, columns, s.width, s.q.row, s.k.row, columns);
-  g.trans_b = true;
-  g.alpha = s.scale;
-  gemm(g, q + b * s.q.batch + h * s.q.head + first * s.q.row, k + b * s.k.batch + h * s.k.head, scores);
+                   const float* keys, float* scores, i64 lds, const float* known, float* logsum) {
+  tiles(count, ceil_div(columns, VL), s.width, q + b * s.q.batch + h * s.q.head + first * s.q.row, s.q.row, 1, keys,
+        s.width * NR, scores, lds, Store::set);
   for (i64 i = 0; i < count; i++) {
-    float* row = scores + i * columns;
+    float* row = scores + i * lds;
     const i64 visible = std::min(seen(s, first + i), columns);
+    for (i64 j = 0; j < visible; j += VL) store(row + j, load(row + j) * s.scale);
     if (s.bias) {
       const float* bias = s.bias + b * s.bias_batch + h * s.bias_head + (first + i) * s.bias_query;
       for (i64 j = 0; j < visible; j++) row[j] += bias[j * s.bias_key];
@@ -85,7 +74,7 @@ void probabilities(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 c
       store_part(row + j, e, left);
       for (int l = 0; l < left; l++) tail += e[l];
     }
-    if (visible < columns) std::fill(row + visible, row + columns, 0.0f);
+    std::fill(row + visible, row + lds, 0.0f);
     if (!known) {
       const float all = sum(total) + tail;
       const float scale = all > 0 ? 1 / all : 0;
@@ -96,22 +85,49 @@ void probabilities(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 c
   }
 }
 
+/** Sums [rows, wide] to rows of `width` values, `stride` apart. */
+void copy_rows(const float* from, i64 wide, i64 rows, i64 width, float* to, i64 stride) {
+  for (i64 r = 0; r < rows; r++) {
+    i64 i = 0;
+    for (; i + VL <= width; i += VL) store(to + r * stride + i, load(from + r * wide + i));
+    if (i < width) {
+      const int left = static_cast<int>(width - i);
+      store_part(to + r * stride + i, load_part(from + r * wide + i, left), left);
+    }
+  }
+}
+
+i64 padded(i64 n) { return round_up(std::max<i64>(n, 1), NR); }
+
 }  // namespace
 
 void attention(const Attention& shape, const float* q, const float* k, const float* v, float* o,
                float* logsum) {
   const Attention s = complete(shape);
-  const i64 blocks = ceil_div(s.queries, kQueries);
-  parallel_for(s.batch * s.heads * blocks, 1, [&](i64 begin, i64 end, int thread) {
+  if (s.batch * s.heads * s.queries == 0) return;
+  // Heads are the threads' work where there are enough; else a head's queries are divided as well.
+  const i64 heads = s.batch * s.heads, blocks = ceil_div(s.queries, kQueries);
+  const i64 groups = heads >= 4 * threads() ? 1 : std::min(blocks, ceil_div(4 * threads(), heads));
+  const i64 most = padded(s.keys), wide = round_up(s.value_width, VL);
+  parallel_for(heads * groups, 1, [&](i64 begin, i64 end, int thread) {
+    float* keys = thread_scratch(thread, kKeys, most * s.width);
+    float* values = thread_scratch(thread, kValues, padded(s.value_width) * std::max<i64>(s.keys, 1));
+    float* scores = thread_scratch(thread, kScores, kQueries * most);
+    float* block = thread_scratch(thread, kBlock, kQueries * wide);
     for (i64 i = begin; i < end; i++) {
-      const i64 first = i % blocks * kQueries, h = i / blocks % s.heads, b = i / (blocks * s.heads);
-      const i64 count = std::min(kQueries, s.queries - first);
-      const i64 columns = seen(s, first + count - 1);
-      float* out = o + b * s.o.batch + h * s.o.head + first * s.o.row;
-      float* scores = thread_scratch(thread, kScores, kQueries * std::max<i64>(columns, 1));
-      probabilities(s, b, h, first, count, columns, q, k, scores, nullptr, logsum);
-      gemm(product(count, s.value_width, columns, columns, s.v.row, s.o.row), scores,
-           v + b * s.v.batch + h * s.v.head, out);
+      const i64 group = i % groups, h = i / groups % s.heads, b = i / (groups * s.heads);
+      const i64 b0 = blocks * group / groups, b1 = blocks * (group + 1) / groups;
+      if (b0 == b1) continue;
+      const i64 all = seen(s, std::min(b1 * kQueries, s.queries) - 1);
+      pack_panels(k + b * s.k.batch + h * s.k.head, 1, s.k.row, s.width, all, keys);
+      pack_panels(v + b * s.v.batch + h * s.v.head, s.v.row, 1, all, s.value_width, values);
+      for (i64 first = b0 * kQueries; first < std::min(b1 * kQueries, s.queries); first += kQueries) {
+        const i64 count = std::min(kQueries, s.queries - first);
+        const i64 columns = seen(s, first + count - 1), lds = padded(columns);
+        probabilities(s, b, h, first, count, columns, q, keys, scores, lds, nullptr, logsum);
+        tiles(count, wide / VL, columns, scores, lds, 1, values, all * NR, block, wide, Store::set);
+        copy_rows(block, wide, count, s.value_width, o + b * s.o.batch + h * s.o.head + first * s.o.row, s.o.row);
+      }
     }
   });
 }
@@ -119,52 +135,53 @@ void attention(const Attention& shape, const float* q, const float* k, const flo
 void attention_grad(const Attention& shape, const float* q, const float* k, const float* v,
                     const float* d_o, const float* logsum, float* dq, float* dk, float* dv) {
   const Attention s = complete(shape);
+  const i64 most = padded(s.keys), vw = s.value_width, w = round_up(s.width, VL), vwide = round_up(vw, VL);
+  const i64 keep = std::max<i64>(s.keys, 1);
   parallel_for(s.batch * s.heads, 1, [&](i64 begin, i64 end, int thread) {
+    float* keys = thread_scratch(thread, kKeys, most * s.width + padded(s.width) * keep);
+    float* rows = keys + most * s.width;  // keys packed for dq
+    float* values = thread_scratch(thread, kValues, most * vw);
+    float* p = thread_scratch(thread, kScores, kQueries * most);
+    float* dp = thread_scratch(thread, kGrads, kQueries * most);
+    float* sums = thread_scratch(thread, kTurned, keep * (w + vwide));  // of dk and dv
+    float* block = thread_scratch(thread, kBlock, kQueries * (padded(s.width) + padded(vw) + w));
+    float *queries = block, *grads = block + kQueries * padded(s.width), *out = grads + kQueries * padded(vw);
     for (i64 i = begin; i < end; i++) {
       const i64 h = i % s.heads, b = i / s.heads;
       const i64 at_q = b * s.q.batch + h * s.q.head, at_k = b * s.k.batch + h * s.k.head;
       const i64 at_v = b * s.v.batch + h * s.v.head, at_o = b * s.o.batch + h * s.o.head;
-      for (i64 j = 0; j < s.keys; j++) {
-        std::fill_n(dk + at_k + j * s.k.row, s.width, 0.0f);
-        std::fill_n(dv + at_v + j * s.v.row, s.value_width, 0.0f);
-      }
+      pack_panels(k + at_k, 1, s.k.row, s.width, s.keys, keys);
+      pack_panels(k + at_k, s.k.row, 1, s.keys, s.width, rows);
+      pack_panels(v + at_v, 1, s.v.row, vw, s.keys, values);
+      float *dks = sums, *dvs = sums + keep * w;
+      std::fill(sums, sums + keep * (w + vwide), 0.0f);
       for (i64 first = 0; first < s.queries; first += kQueries) {
         const i64 count = std::min(kQueries, s.queries - first);
-        const i64 columns = seen(s, first + count - 1);
-        float* p = thread_scratch(thread, kScores, kQueries * std::max<i64>(columns, 1));
-        float* dp = thread_scratch(thread, kGrads, kQueries * std::max<i64>(columns, 1));
-        probabilities(s, b, h, first, count, columns, q, k, p, logsum, nullptr);
+        const i64 columns = seen(s, first + count - 1), lds = padded(columns);
+        probabilities(s, b, h, first, count, columns, q, keys, p, lds, logsum, nullptr);
         const float* grad = d_o + at_o + first * s.o.row;
-        Gemm g = product(columns, s.value_width, count, columns, s.o.row, s.v.row);
-        g.trans_a = true;
-        g.beta = 1;
-        gemm(g, p, grad, dv + at_v);  // dv += pᵀ do
-        g = product(count, columns, s.value_width, s.o.row, s.v.row, columns);
-        g.trans_b = true;
-        gemm(g, grad, v + at_v, dp);  // dp = do vᵀ
+        const float* query = q + at_q + first * s.q.row;
+        pack_panels(grad, s.o.row, 1, count, vw, grads);
+        pack_panels(query, s.q.row, 1, count, s.width, queries);
+        tiles(columns, vwide / VL, count, p, 1, lds, grads, count * NR, dvs, vwide, Store::add);  // dv += pᵀ do
+        tiles(count, ceil_div(columns, VL), vw, grad, s.o.row, 1, values, vw * NR, dp, lds, Store::set);  // do vᵀ
         for (i64 r = 0; r < count; r++) {
-          const float* pr = p + r * columns;
-          float* dr = dp + r * columns;
+          const float* pr = p + r * lds;
+          float* dr = dp + r * lds;
+          const i64 end_of_row = round_up(columns, VL);  // zeros of p behind what is seen
           vf inner{};
-          i64 j = 0;
-          for (; j + VL <= columns; j += VL) inner = fma(load(pr + j), load(dr + j), inner);
-          if (j < columns) {
-            const int left = static_cast<int>(columns - j);
-            inner = fma(load_part(pr + j, left), load_part(dr + j, left), inner);
-          }
+          for (i64 j = 0; j < end_of_row; j += VL) inner = fma(load(pr + j), load(dr + j), inner);
           const vf delta = set1(sum(inner));
-          for (j = 0; j + VL <= columns; j += VL) {
+          for (i64 j = 0; j < end_of_row; j += VL) {
             store(dr + j, load(pr + j) * (load(dr + j) - delta) * s.scale);
           }
-          for (; j < columns; j++) dr[j] = pr[j] * (dr[j] - delta[0]) * s.scale;
         }
-        gemm(product(count, s.width, columns, columns, s.k.row, s.q.row), dp, k + at_k,
-             dq + at_q + first * s.q.row);  // dq = ds k
-        g = product(columns, s.width, count, columns, s.q.row, s.k.row);
-        g.trans_a = true;
-        g.beta = 1;
-        gemm(g, dp, q + at_q + first * s.q.row, dk + at_k);  // dk += dsᵀ q
+        tiles(count, w / VL, columns, dp, lds, 1, rows, s.keys * NR, out, w, Store::set);
+        copy_rows(out, w, count, s.width, dq + at_q + first * s.q.row, s.q.row);  // dq = ds k
+        tiles(columns, w / VL, count, dp, 1, lds, queries, count * NR, dks, w, Store::add);  // dk += dsᵀ q
       }
+      copy_rows(dks, w, s.keys, s.width, dk + at_k, s.k.row);
+      copy_rows(dvs, vwide, s.keys, vw, dv + at_v, s.v.row);
     }
   });
 }

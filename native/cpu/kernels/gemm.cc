@@ -35,38 +35,10 @@ struct Operands {
   i64 ldc;
 };
 
-/** Panels [columns / NR][depth][NR] of b, zeros behind the last column. */
+/** Panels [first, last) of `columns` columns from n0 of b, k from k0. */
 void pack(const Operands& o, i64 k0, i64 depth, i64 n0, i64 columns, float* out, i64 first, i64 last) {
-  for (i64 panel = first; panel < last; panel++) {
-    const i64 at = n0 + panel * NR, width = std::min<i64>(NR, n0 + columns - at);
-    float* to = out + panel * depth * NR;
-    if (o.cb == 1) {
-      const float* from = o.b + k0 * o.kb + at;
-      if (width == NR) {
-        for (i64 k = 0; k < depth; k++) {
-          store(to + k * NR, load(from + k * o.kb));
-          store(to + k * NR + VL, load(from + k * o.kb + VL));
-        }
-      } else {
-        for (i64 k = 0; k < depth; k++) {
-          for (i64 j = 0; j < NR; j++) to[k * NR + j] = j < width ? from[k * o.kb + j] : 0;
-        }
-      }
-    } else {
-      // Columns lie in rows: eight k of all columns at a time.
-      for (i64 kk = 0; kk < depth; kk += 8) {
-        const i64 end = std::min<i64>(depth, kk + 8);
-        for (i64 j = 0; j < NR; j++) {
-          const float* from = o.b + (k0)*o.kb + (at + j) * o.cb;
-          if (j < width) {
-            for (i64 k = kk; k < end; k++) to[k * NR + j] = from[k * o.kb];
-          } else {
-            for (i64 k = kk; k < end; k++) to[k * NR + j] = 0;
-          }
-        }
-      }
-    }
-  }
+  const i64 begin = first * NR, end = std::min(columns, last * NR);
+  pack_panels(o.b + k0 * o.kb + (n0 + begin) * o.cb, o.kb, o.cb, depth, end - begin, out + first * depth * NR);
 }
 
 /** alpha, bias, beta and activation of `width` finished sums in `sums` into c. */

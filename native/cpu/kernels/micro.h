@@ -84,4 +84,10 @@ inline void tiles(i64 rows, i64 vectors, i64 depth, const float* a, i64 ra, i64 
   }
 }
 
+/**
+ * Packs b(k, j) = b[k · kb + j · cb], depth × columns, into panels [columns / NR][depth][NR] for `tiles`,
+ * with zeros behind the last column. One of kb and cb is 1.
+ */
+void pack_panels(const float* b, i64 kb, i64 cb, i64 depth, i64 columns, float* out);
+
 }  // namespace tessera
