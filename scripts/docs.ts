@@ -9,6 +9,8 @@ import { jsonSchemas } from "../src/config/json-schema.ts";
 import { configReference } from "../src/config/reference.ts";
 import { componentNames } from "../src/config/sources.ts";
 import { writeFileAtomic } from "../src/runtime/files.ts";
+import { ledgerPage } from "../src/reports/benchmarks/ledger.ts";
+import { benchmarkSchema } from "../src/reports/benchmarks/schema.ts";
 import { sweepSchema } from "../src/sweeps/schema.ts";
 import { experimentSchema } from "../src/trainers/experiment.ts";
 import { kernelTable, PAGE } from "./kernel-table.ts";
@@ -17,10 +19,15 @@ import { kernelTable, PAGE } from "./kernel-table.ts";
 export function generatedFiles(): ReadonlyMap<string, string> {
   // No other folders than the package's own configs/ may show in files that are versioned.
   const names = (group: string) => componentNames(group);
-  const schemas = { ...jsonSchemas(experimentSchema, names), ...jsonSchemas(sweepSchema, names) };
+  const schemas = {
+    ...jsonSchemas(experimentSchema, names),
+    ...jsonSchemas(sweepSchema, names),
+    ...jsonSchemas(benchmarkSchema, names),
+  };
   return new Map([
     ["docs/config-reference.md", configReference(experimentSchema)],
     [PAGE, kernelTable()],
+    ["docs/ledger.md", ledgerPage()],
     ...Object.entries(schemas).map(
       ([file, schema]) =>
         [`configs/schema/${file}`, `${JSON.stringify(schema, null, 2)}\n`] as const,

@@ -12,6 +12,8 @@ import { addExport } from "./export.ts";
 import { addGenerate } from "./generate.ts";
 import { addRd } from "./rd.ts";
 import { addReport } from "./report.ts";
+import { addReproduce } from "./reproduce.ts";
+import { addRerun } from "./rerun.ts";
 import { addRun } from "./run.ts";
 import { addSchema } from "./schema.ts";
 import { addShow } from "./show.ts";
@@ -49,6 +51,8 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addRun,
     addSweep,
     addCompare,
+    addReproduce,
+    addRerun,
     addEval,
     addGenerate,
     addExport,

@@ -27,6 +27,7 @@ Examples:
         { configReference },
         { experimentSchema },
         { sweepSchema },
+        { benchmarkSchema },
         { writeFileAtomic },
       ] = await Promise.all([
         import("../config/json-schema.ts"),
@@ -34,12 +35,14 @@ Examples:
         import("../config/reference.ts"),
         import("../trainers/experiment.ts"),
         import("../sweeps/schema.ts"),
+        import("../reports/benchmarks/schema.ts"),
         import("../runtime/files.ts"),
       ]);
       const names = (group: string) => componentNames(group);
       const documents = {
         ...jsonSchemas(experimentSchema, names),
         ...jsonSchemas(sweepSchema, names),
+        ...jsonSchemas(benchmarkSchema, names),
       };
       for (const [name, document] of Object.entries(documents)) {
         writeFileAtomic(join(out, name), `${JSON.stringify(document, null, 2)}\n`);

@@ -27,7 +27,11 @@ const changesOf = (point: PointConfig): Pick<Point, "set" | "overrides"> =>
     : { set: point as { [key: string]: Json }, overrides: [] };
 
 /** A point of named changes, labelled by its keys. */
-function listed(point: PointConfig): Point {
+function listed(point: Sweep["list"][number]): Point {
+  if (!Array.isArray(point) && "labels" in point && "set" in point) {
+    const { labels: own, set } = point as { labels: { [axis: string]: string }; set: PointConfig };
+    return { ...changesOf(set), labels: own };
+  }
   const changes = changesOf(point);
   const labels = Array.isArray(point)
     ? { point: (point as string[]).join(" ") }

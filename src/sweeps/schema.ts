@@ -125,7 +125,17 @@ export const sweepSchema = closed(
       default: [],
       description: "Keys whose lists advance together; each item of this list is one axis.",
     }),
-    list: Type.Array(pointSchema, { default: [], description: "Points written out: one axis." }),
+    list: Type.Array(
+      Type.Union([
+        closed({ labels: Type.Record(Type.String(), Type.String()), set: pointSchema }),
+        ...pointSchema.anyOf,
+      ]),
+      {
+        default: [],
+        description:
+          "Points written out: one axis. Each is a set of changes, or {labels: {axis: text}, set: changes} to say where it stands in tables.",
+      },
+    ),
     ablation: Type.Optional(
       closed(
         {

@@ -34,6 +34,8 @@ function parts(root: string): string[] {
     "configs",
     "src/eval/weights",
     "native",
+    "build/native",
+    "build/torch",
   ].filter((name) => existsSync(join(root, name)));
 }
 

@@ -83,6 +83,24 @@ export function checkQuantizer(
       hint: "make quantizer.width a multiple of quantizer.groups",
     });
   }
+  if (quantizer.type === "vq" && quantizer.factor_size !== undefined) {
+    const { factor_size: base, size, groups } = quantizer;
+    const fault =
+      (base & (base - 1)) !== 0
+        ? `${base} is no power of two`
+        : base < size && size % base !== 0
+          ? `${base} does not divide a codebook of ${size}`
+          : groups > 1
+            ? `${groups} groups have their own sub-ids already`
+            : undefined;
+    if (fault !== undefined) {
+      problems.push({
+        path: "quantizer.factor_size",
+        message: fault,
+        hint: "use a power of two that divides size, with one group, or leave it out",
+      });
+    }
+  }
   const pyramid = quantizer.type === "spae" && latents && checkPyramid(quantizer, latents);
   if (pyramid) {
     problems.push({

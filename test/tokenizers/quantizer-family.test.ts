@@ -72,6 +72,7 @@ const family: readonly (readonly [string, object])[] = [
   ["vq", { type: "vq", size: 8, width: 4 }],
   ["vq by cosine", { type: "vq", size: 8, width: 4, distance: "cosine", learn: "ema" }],
   ["vq in groups after k-means", { type: "vq", size: 8, width: 4, groups: 2, kmeans_steps: 2 }],
+  ["vq with two sub-ids", { type: "vq", size: 8, width: 4, factor_size: 4 }],
   ["rvq", { type: "rvq", size: 8, width: 4, levels: 3, dropout: 0.5 }],
   ["rvq by gradient", { type: "rvq", size: 8, width: 4, levels: 2, learn: "gradient" }],
   ["gumbel", { type: "gumbel", size: 8, width: 4, temperature_steps: 10 }],
@@ -90,6 +91,21 @@ const noiseOf = (inputs: HostTensors | undefined) =>
   );
 
 beforeAll(useReference);
+
+it("vq with factor_size gives the index of the one codebook as two digits", () => {
+  const x = tf.randomNormal<tf.Rank.R5>(shape, 0, 1, "float32", 3);
+  const whole = build({ type: "vq", size: 8, width: 4 }).assign(x);
+  const parted = build({ type: "vq", size: 8, width: 4, factor_size: 4 });
+  expect(parted.factors).toEqual([4, 2]);
+  const { ids, codes } = parted.assign(x);
+  const digits = [...ids.dataSync()];
+  const joined = Array.from(
+    whole.ids.dataSync(),
+    (_, i) => digits[2 * i]! + 4 * digits[2 * i + 1]!,
+  );
+  expect(joined).toEqual([...whole.ids.dataSync()]);
+  expect(worstError(codes, [...whole.codes.dataSync()])).toBe(0);
+});
 
 describe("goldens", () => {
   it("vq by cosine: nearest codes and commitment", () => {

@@ -41,11 +41,11 @@ export const tradeoffs: readonly {
   {
     title: "Bits of a clip against generation",
     x: ["rate/nominal_bits_per_clip"],
-    y: ["frechet/frechet", "frechet/distance", "fvd"],
+    y: ["frechet/generation", "fvd/generation"],
   },
   {
     title: "Reconstruction against generation",
     x: ["reconstruction/psnr"],
-    y: ["frechet/frechet", "frechet/distance", "fvd"],
+    y: ["frechet/generation", "fvd/generation"],
   },
 ];

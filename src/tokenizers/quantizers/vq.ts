@@ -25,6 +25,14 @@ export const schema = closed(
       description:
         "Parts that the channels are cut into, each with its own codebook: a token has this many sub-ids. Must divide width.",
     }),
+    factor_size: Type.Optional(
+      Type.Integer({
+        minimum: 2,
+        maximum: 65_536,
+        description:
+          "Gives the index of a codebook larger than this as two sub-ids, so that a transformer has two small heads instead of a large one, as with lfq and fsq: id = ids[0] + factor_size · ids[1]. A power of two that divides size; only with one group.",
+      }),
+    ),
     ...codebookProperties({ learn: "gradient", entropy_weight: 0.1 }),
   },
   { description: "Vector quantization with a learned codebook (VQ-VAE, MAGVIT)." },
@@ -36,8 +44,10 @@ export type VqConfig = Static<typeof schema>;
 export function build(config: VqConfig, scope: Scope): Quantizer {
   const { size, width, groups } = config;
   const part = width / groups;
-  const factors = Array.from({ length: groups }, () => size);
-  const codebooks = factors.map((_, g) =>
+  const base =
+    config.factor_size !== undefined && config.factor_size < size ? config.factor_size : 0;
+  const factors = base > 0 ? [base, size / base] : Array.from({ length: groups }, () => size);
+  const codebooks = Array.from({ length: groups }, () => size).map((_, g) =>
     buildCodebook(config, part, groups === 1 ? scope : scope.child(`group${g}`)),
   );
 
@@ -50,15 +60,17 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
   };
   const join = (parts: tf.Tensor2D[], grid: Grid): tf.Tensor5D =>
     tf.reshape(groups === 1 ? parts[0]! : tf.concat(parts, 1), [...grid, width]);
-  const joinIds = (parts: tf.Tensor1D[], grid: Grid): tf.Tensor5D =>
-    tf.reshape(groups === 1 ? parts[0]! : tf.stack(parts, 1), [...grid, groups]);
+  const joinIds = (indexes: tf.Tensor1D[], grid: Grid): tf.Tensor5D => {
+    const parts = base > 0 ? digits(indexes[0]!, base) : indexes;
+    return tf.reshape(parts.length === 1 ? parts[0]! : tf.stack(parts, 1), [...grid, parts.length]);
+  };
   const indices = (z: tf.Tensor5D): tf.Tensor5D =>
     joinIds(
       split(z).map((rows, g) => codebooks[g]!.assign(rows)),
       gridOf(z),
     );
   const lookup = (ids: tf.Tensor5D): tf.Tensor5D => {
-    const rows = rowsOf(ids); // [N, G]
+    const rows = base > 0 ? fromDigits(rowsOf(ids), base) : rowsOf(ids); // [N, G]
     const n = rows.shape[0];
     const codes = codebooks.map((codebook, g) =>
       codebook.lookup(tf.reshape<tf.Rank.R1>(tf.slice(rows, [0, g], [n, 1]), [n])),
@@ -106,4 +118,19 @@ export function build(config: VqConfig, scope: Scope): Quantizer {
     lookup,
     indices,
   };
+}
+
+/** The two digits of indices [N] in a base that is a power of two, the low one first. */
+function digits(index: tf.Tensor1D, base: number): tf.Tensor1D[] {
+  // Exact: dividing by a power of two rounds nothing, and an index fits in float32.
+  const whole: tf.Tensor1D = tf.cast(index, "float32");
+  const high: tf.Tensor1D = tf.floor(tf.mul<tf.Tensor1D>(whole, 1 / base));
+  const low = tf.sub<tf.Tensor1D>(whole, tf.mul<tf.Tensor1D>(high, base));
+  return [tf.cast<tf.Tensor1D>(low, "int32"), tf.cast<tf.Tensor1D>(high, "int32")];
+}
+
+/** Indices [N, 1] of their digits [N, 2]. */
+function fromDigits(ids: tf.Tensor2D, base: number): tf.Tensor2D {
+  const weights = tf.tensor2d([1, base], [2, 1]);
+  return tf.cast(tf.matMul(tf.cast<tf.Tensor2D>(ids, "float32"), weights), "int32");
 }
