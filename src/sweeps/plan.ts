@@ -15,7 +15,8 @@ import { tokenizerStageKey } from "../trainers/stages.ts";
 import { parseCondition } from "./condition.ts";
 import { joined, type Point, pointsOf, seedsOf } from "./points.ts";
 import { type Frozen, PointResolver } from "./resolver.ts";
-import { type Sweep, sweepChecks, sweepSchema } from "./schema.ts";
+import { type Space, type Sweep, sweepChecks, sweepSchema } from "./schema.ts";
+import { samplePoints } from "./space.ts";
 
 /** One experiment of a sweep. */
 export interface Trial {
@@ -197,6 +198,12 @@ export function planSweep(
     );
   }
   const base = sweep.search ? planner.base() : undefined;
+  if (sweep.search) {
+    // A key that is not there should be told now, not when the first trial is asked for.
+    const { space, seed } = sweep.search;
+    const [set = {}] = samplePoints(space as Space, "random", 1, seed);
+    planner.trial({ labels: {}, set, overrides: [] }, 0);
+  }
   return {
     sweep,
     file,

@@ -142,6 +142,7 @@ describe("faults", () => {
     ["grid: {model.width: [16]}\nwhere: ['model.width > 20']", /has no trials/],
     ["sample: {points: 3, space: {model.width: {int: [4, 2]}}}", /range \[4, 2\] is empty/],
     ["griid: {}", /unknown key "griid"/],
+    ["search: {trials: 2, metric: a/b, space: {model.widht: {int: [1, 2]}}}", /widht/],
   ])("%s", (yaml, message) => {
     expect(() => plan(yaml)).toThrow(message);
   });
