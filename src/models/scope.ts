@@ -34,6 +34,9 @@ export const fanIn =
   (shape, random) =>
     normal(Math.sqrt(gain / Math.max(1, sizeOf(shape.slice(0, -1)))))(shape, random);
 
+/** What variables start with. */
+type Values = "initial" | "zeros" | "none";
+
 interface Entry {
   readonly variable: tf.Variable;
   readonly trainable: boolean;
@@ -45,20 +48,20 @@ interface Entry {
  */
 export class Scope {
   readonly #entries: Map<string, Entry>;
-  readonly #blank: boolean;
+  readonly #values: Values;
 
   private constructor(
     readonly seed: number,
     readonly prefix: string,
     entries: Map<string, Entry>,
-    blank: boolean,
+    values: Values,
   ) {
     this.#entries = entries;
-    this.#blank = blank;
+    this.#values = values;
   }
 
   static root(seed: number): Scope {
-    return new Scope(seed, "", new Map(), false);
+    return new Scope(seed, "", new Map(), "initial");
   }
 
   /**
@@ -66,12 +69,20 @@ export class Scope {
    * the parameters of a large model, or to build one whose values are then read from a file.
    */
   static blank(seed: number): Scope {
-    return new Scope(seed, "", new Map(), true);
+    return new Scope(seed, "", new Map(), "zeros");
+  }
+
+  /**
+   * A tree whose variables have names and shapes and nothing else: to count the parameters of a model
+   * of any size. What is built in it cannot be run.
+   */
+  static shapes(): Scope {
+    return new Scope(0, "", new Map(), "none");
   }
 
   /** The scope `name` inside this one. Layers take a scope of their own. */
   child(name: string): Scope {
-    return new Scope(this.seed, `${this.prefix}${name}/`, this.#entries, this.#blank);
+    return new Scope(this.seed, `${this.prefix}${name}/`, this.#entries, this.#values);
   }
 
   /** A variable that the optimizer changes (float32). Throws when the name is taken. */
@@ -89,7 +100,12 @@ export class Scope {
     if (this.#entries.has(full)) {
       throw new Error(`variable "${full}" exists already: give each layer a scope of its own`);
     }
-    const start = this.#blank ? zeros : init;
+    if (this.#values === "none") {
+      const variable = { shape, size: sizeOf(shape), dispose: () => undefined };
+      this.#entries.set(full, { variable: variable as unknown as tf.Variable, trainable });
+      return variable as unknown as tf.Variable;
+    }
+    const start = this.#values === "zeros" ? zeros : init;
     const values = start(shape, new Random(this.seed, `init/${full}`));
     const initial = tf.tensor(values, [...shape], "float32");
     const variable = tf.variable(initial, trainable);

@@ -9,10 +9,11 @@ import { runExperiment } from "../../src/trainers/run.ts";
 import { StopRequest } from "../../src/trainers/signals.ts";
 
 const file = fileURLToPath(new URL("tiny.yaml", import.meta.url));
+const suite = "evals={frechet: {type: frechet, clips: 8, kernel: false, floor: false}}";
 const load = (output: string, ...overrides: string[]) =>
   loadConfig<Experiment>({
     file,
-    overrides: [`output=${output}`, "trainer.samples.count=3", "evals={}", ...overrides],
+    overrides: [`output=${output}`, "trainer.samples.count=3", suite, ...overrides],
     schema: experimentSchema,
     checks,
   });
@@ -50,18 +51,28 @@ const multimodal =
   "tasks: [{task: T2AV}, {task: IP}, {task: ST}, {task: V2A}]}";
 
 const cases = [
-  ["COMMIT", [tasks, "objective.conditioning=commit"], ["FP", "IPC"]],
-  ["multi-modal", [multimodal, "dataset.audio_rate=4000"], ["IPC", "audio", "flow"]],
+  ["COMMIT", [tasks, "objective.conditioning=commit"], ["FP", "IPC"], ["FP", "IPC", "CFP", "CG"]],
+  [
+    "multi-modal",
+    [multimodal, "dataset.audio_rate=4000"],
+    ["IPC", "audio", "flow"],
+    ["T2AV", "IP", "ST"],
+  ],
 ] as const;
 
 describe("a run with conditional tasks", () => {
   test.each(cases)(
     "%s: interrupted at many safe points, it ends with the same bytes",
     { timeout: 60_000 },
-    async (_, overrides, caches) => {
+    async (_, overrides, caches, judged) => {
       const folder = () => mkdtempSync(join(tmpdir(), "tessera-tasks-"));
       const whole = await runExperiment(load(folder(), ...overrides), { output: quiet });
       expect(whole.state).toBe("finished");
+      // Distances of each task that makes video.
+      const scores = whole.scores.map(({ name }) => name);
+      expect(scores).toEqual(
+        expect.arrayContaining(judged.map((task) => `frechet/generation/${task}`)),
+      );
       const files = ["train", "validation"].flatMap((split) =>
         [...caches.map((name) => `.${name}`), ""].map((name) => `${split}${name}.arrow`),
       );

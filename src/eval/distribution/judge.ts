@@ -8,7 +8,11 @@
 
 import { UserError } from "../../config/errors.ts";
 import { type Static, Type } from "../../config/schema.ts";
+import type { Dataset } from "../../data/dataset.ts";
+import { taskParts } from "../../objectives/multimodal/layouts.ts";
+import { isMultimodal } from "../../objectives/multimodal/objective.ts";
 import type { Objective } from "../../objectives/objective.ts";
+import { clipGenerator, tasksOf } from "../generation.ts";
 import { Random } from "../../runtime/random.ts";
 import { type HostTensor, int32 } from "../../runtime/tensors.ts";
 import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys } from "../clips.ts";
@@ -246,21 +250,29 @@ export async function judgeDistributions(
       context.progress("other real clips", floor.count / rows, count);
     }
   }
-  const generated: FeatureSet[] = [];
-  for (let r = 0; r < repeats && config.generation && context.objective; r++) {
-    const set = featureSet();
-    const seed = config.seed + r;
-    for await (const { pixels, shape, size } of generate(
-      context,
-      context.objective,
-      labels,
-      seed,
-    )) {
-      const features = await extractor.extract(extractor.prepare(shape, pixels));
-      set.add(features.subarray(0, size * rows * extractor.dimensions));
-      context.progress("generated clips", r * count + set.count / rows, repeats * count);
+  // A transformer with tasks is judged at each of them, on conditions from the real clips.
+  const objective = config.generation ? context.objective : undefined;
+  const tasks: readonly (string | undefined)[] =
+    objective === undefined ? [] : objective.tasks ? videoTasks(objective) : [undefined];
+  const generated = new Map<string | undefined, FeatureSet[]>();
+  for (const task of tasks) {
+    const sets: FeatureSet[] = [];
+    for (let r = 0; r < repeats; r++) {
+      const set = featureSet();
+      const seed = config.seed + r;
+      const made =
+        task === undefined
+          ? generate(context, objective!, labels, seed)
+          : performTask(context, objective!, task, dataset, chosen.subarray(0, count), seed);
+      for await (const { pixels, shape, size } of made) {
+        const features = await extractor.extract(extractor.prepare(shape, pixels));
+        set.add(features.subarray(0, size * rows * extractor.dimensions));
+        const what = task === undefined ? "generated clips" : `clips of ${task}`;
+        context.progress(what, r * count + set.count / rows, repeats * count);
+      }
+      sets.push(set);
     }
-    generated.push(set);
+    generated.set(task, sets);
   }
   warnOfWeakSets(context, extractor, real, count * rows);
 
@@ -270,15 +282,18 @@ export async function judgeDistributions(
     weights_sha256: extractor.sha256,
   };
   const compared: Compared[] = [
-    {
-      quantity: "generation",
-      sets: generated,
+    ...[...generated].map(([task, own]) => ({
+      quantity: task === undefined ? "generation" : `generation/${task}`,
+      sets: own,
       against: {
-        against: "as many generated clips, labels as the real clips have",
+        against:
+          task === undefined
+            ? "as many generated clips, labels as the real clips have"
+            : `as many clips made by the task ${task} from conditions of the real clips`,
         generation_seed: config.seed,
         ...(repeats > 1 ? { repeats, spread: "population deviation over repeats" } : {}),
       },
-    },
+    })),
     {
       quantity: "reconstruction",
       sets: [reconstructed],
@@ -428,5 +443,43 @@ export async function* generate(
       size: Math.min(batch, labels.length - from),
       ids,
     };
+  }
+}
+
+/** The tasks of an objective that make whole clips. */
+function videoTasks(objective: Objective): string[] {
+  return tasksOf(objective).filter((task) => {
+    const parts = taskParts[task as keyof typeof taskParts];
+    return !isMultimodal(objective) || parts.output.startsWith("video");
+  });
+}
+
+/** Clips that a task makes from conditions of some real clips, in batches of the context's size. */
+async function* performTask(
+  context: EvalContext,
+  objective: Objective,
+  task: string,
+  dataset: Dataset,
+  indices: Uint32Array,
+  seed: number,
+): AsyncGenerator<{ pixels: Float32Array; shape: number[]; size: number }> {
+  const { device, batch, tokenizer } = context;
+  const { frames, height, width } = tokenizer.clip;
+  const perform = clipGenerator(device, tokenizer, objective);
+  for (let from = 0; from < indices.length; from += batch) {
+    const rows = Array.from(
+      { length: batch },
+      (_, i) => indices[Math.min(from + i, indices.length - 1)]!,
+    );
+    const sources = await Promise.all(rows.map((index) => dataset.get(index, 0)));
+    const drawn = new Random(seed, `eval/tasks/${task}`, from).uint32();
+    const { clips } = await perform({ task, sources, seed: drawn });
+    const length = frames * height * width * 3;
+    const pixels = new Float32Array(batch * length);
+    clips!.forEach((clip, i) =>
+      clip.forEach((value, k) => (pixels[i * length + k] = value / 127.5 - 1)),
+    );
+    const size = Math.min(batch, indices.length - from);
+    yield { pixels, shape: [batch, frames, height, width, 3], size };
   }
 }
