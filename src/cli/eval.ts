@@ -67,12 +67,20 @@ Examples:
 async function evaluate(dir: string, options: EvalOptions): Promise<void> {
   const { openRun, readRunConfig } = await import("../trainers/open-run.ts");
   readRunConfig(dir); // says so when this is no run folder
-  const suites = await chooseSuites(dir, options.suite ?? []);
+  const asked = options.suite ?? [];
+  const suites = await chooseSuites(dir, asked);
+  const own = (await loadExperiment(dir)).config.evals;
+  // What is asked for by "full" alone need not suit the run: clips too short for a protocol, no sound.
+  const mayFail = new Set(
+    Object.keys(suites).filter(
+      (name) => asked.includes("full") && !(name in own) && !asked.includes(`@${name}`),
+    ),
+  );
   const recorded = recordedScores(dir);
   const run = await openRun(dir, { warn: say });
   let scores: Score[];
   try {
-    scores = await scoresOf(run, suites, options.out);
+    scores = await scoresOf(run, suites, mayFail, options.out);
   } finally {
     await run.close();
   }
@@ -134,6 +142,7 @@ async function suiteOfFile(dir: string, name: string): Promise<Suites[string]> {
 async function scoresOf(
   run: Awaited<ReturnType<typeof import("../trainers/open-run.ts").openRun>>,
   suites: Suites,
+  mayFail: ReadonlySet<string>,
   out: string | undefined,
 ): Promise<Score[]> {
   const [{ evaluateSuite }, { Progress, standardOutput }, signals, { writeFileAtomic }] =
@@ -165,7 +174,14 @@ async function scoresOf(
     const scores: Score[] = [];
     for (const [i, [name, suite]] of Object.entries(suites).entries()) {
       const { batch } = config.trainer.evaluation;
-      scores.push(...(await evaluateSuite(context, suite, name, networks, batch)));
+      try {
+        scores.push(...(await evaluateSuite(context, suite, name, networks, batch)));
+      } catch (error) {
+        if (!(error instanceof UserError) || !mayFail.has(name)) {
+          throw error;
+        }
+        context.warn(`${name}: no score: ${error.message}`);
+      }
       progress.update(i + 1, name);
       await signals.turn();
       stop.check();
