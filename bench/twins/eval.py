@@ -8,15 +8,19 @@ torch.set_num_threads(int(sys.argv[2]))
 
 
 def hashed(count, salt):
-    i = np.arange(count, dtype=np.uint64) + np.uint64(salt)
-    return ((i * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    """murmur3's last steps of salt, salt + 1, ..."""
+    with np.errstate(over="ignore"):
+        i = np.arange(salt, salt + count, dtype=np.uint32)
+        h = (i ^ (i >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        return h ^ (h >> np.uint32(16))
 
 
 def pixels(count, salt): return torch.tensor((hashed(count, salt) >> np.uint32(24)).astype(np.uint8))
 
 
 def features(n, d, salt):
-    v = (hashed(n * d, salt) >> np.uint32(8)).astype(np.float64) / 2**24 * (1 + (np.arange(n * d) % d) % 7)
+    v = hashed(n * d, salt).astype(np.float64) / 2**32 * (1 + (np.arange(n * d) % d) % 7)
     return torch.tensor(v.astype(np.float32)).reshape(n, d)
 
 
@@ -94,7 +98,9 @@ def ssim_maps(x, y, w):
     cs = (2 * sxy + c2) / (sxx + syy + c2); return (2 * mx * my + c1) / (mx * mx + my * my + c1) * cs, cs
 
 
-def pair(): n = 16 * 256 * 256 * 3; return [pixels(n, s).reshape(16, 256, 256, 3).permute(0, 3, 1, 2).float().contiguous() for s in (1, 2)]
+def pair():
+    a, noise = (pixels(16 * 256 * 256 * 3, s).int() for s in (1, 2)); b = (3 * a + noise) >> 2
+    return [t.reshape(16, 256, 256, 3).permute(0, 3, 1, 2).float().contiguous() for t in (a, b)]
 
 
 def ssim():
