@@ -8,7 +8,7 @@
 #include <ctime>
 #include <vector>
 
-#include "../kernels.h"
+#include "../../kernels.h"
 
 using namespace tessera;
 

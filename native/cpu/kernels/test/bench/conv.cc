@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "../kernels.h"
+#include "../../kernels.h"
 
 using namespace tessera;
 
