@@ -81,7 +81,7 @@ describe("a run with conditional tasks", () => {
       let stops = 0;
       let result = whole;
       do {
-        const stop = new StopAt(21 + 14 * stops);
+        const stop = new StopAt(25 + 22 * stops);
         result = await runExperiment(resolved, { output: quiet, stop });
         stops++;
       } while (result.state !== "finished");
