@@ -95,11 +95,10 @@ test("a dry run writes the scripts, the packed trials and freezes the configs, a
     cwd,
     "seeds: 5\nresources: {gpus: 1, cores: 4, gpu_type: h100, memory_gb: 8}",
   );
-  const { stdout, status: code } = tessera(
-    cwd,
-    ...["sweep", file, "--launcher", "dry-run", "--pack", "2", "--at-once", "3", "--account", "x"],
-    ...["--sbatch=--constraint=fast", "--setup", "module load nodejs"],
-  );
+  const options =
+    "--launcher dry-run --pack 2 --at-once 3 --account x --sbatch=--constraint=fast".split(" ");
+  const setup = ["--setup", "module load nodejs"];
+  const { stdout, status: code } = tessera(cwd, "sweep", file, ...options, ...setup);
   expect(code).toBe(0);
   for (const line of [
     "#SBATCH --array=0-2%3",
