@@ -195,6 +195,10 @@ export function assembleTokenizer(
     encode: (clips) => quantizer.assign(encode(clips)),
     lookup: (ids) => quantizer.lookup(ids),
     decode,
+    ...(quantizer.assemble && {
+      decodeLayers: (codes: tf.Tensor5D, layers: number) =>
+        decodeLatents(quantizer.assemble!(codes, layers)),
+    }),
     loss(clips, step, training, noise) {
       const quantized = quantizer.quantize(encode(clips), step, training, noise);
       const reconstruction = decodeLatents(quantized.codes); // [B, T, H, W, 3]

@@ -68,6 +68,8 @@ export interface Tokenizer {
   lookup(ids: tf.Tensor5D): tf.Tensor5D;
   /** Pixels of codes: [B, t, h, w, D] to [B, T, H, W, 3], not clipped. */
   decode(codes: tf.Tensor5D): tf.Tensor5D;
+  /** Pyramids only: pixels from the first `layers` layers of the codes. */
+  decodeLayers?(codes: tf.Tensor5D, layers: number): tf.Tensor5D;
   /**
    * The random numbers of one training micro-batch, drawn on the host under names of their own, for
    * `loss`: the same seed and step give the same.

@@ -12,6 +12,8 @@ import { buildAdversary } from "../tokenizers/adversarial.ts";
 import type { TrainingConfig } from "../tokenizers/autoencoder.ts";
 import { inflate, type Init } from "../tokenizers/inflation.ts";
 import { buildPerceptual } from "../tokenizers/perceptual.ts";
+import type { QuantizerConfig } from "../tokenizers/quantizers/registry.ts";
+import { buildSemantic } from "../tokenizers/semantic.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
 import { latestCheckpoint, readCheckpoint } from "./checkpoint.ts";
 import type { StageOptions } from "./options.ts";
@@ -68,7 +70,10 @@ export function tokenizerTask(
   train: Dataset,
   validation: Dataset,
   seed: number,
-  given: Partial<TrainingConfig> & { readonly type?: string } = {},
+  given: Partial<TrainingConfig> & {
+    readonly type?: string;
+    readonly quantizer?: QuantizerConfig;
+  } = {},
 ): Task {
   const config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0, ...given };
   const audio = tokenizer.modality === "audio";
@@ -79,6 +84,8 @@ export function tokenizerTask(
   const held = Math.min(size, validation.size);
   const perceptual = config.perceptual && buildPerceptual(config.perceptual);
   const game = config.adversarial && buildAdversary(config.adversarial, tokenizer.clip, seed);
+
+  const semantic = given.quantizer?.type === "spae" ? buildSemantic(given.quantizer) : undefined;
 
   /** Pixel and perceptual losses of made clips: what the adaptive weight is measured against. */
   const rest = (made: tf.Tensor5D, real: tf.Tensor5D): tf.Scalar => {
@@ -134,7 +141,8 @@ export function tokenizerTask(
     loss(inputs, training) {
       const real = toModel(tokenizer, inputs["clips"]!);
       const step = inputs["step"] as tf.Scalar;
-      const noise = training ? inputs : undefined;
+      const drawn = training ? inputs : {};
+      const noise = semantic ? { ...drawn, semantic_targets: semantic(real) } : drawn;
       const own = tokenizer.loss(real, step, training, noise);
       const made = own.reconstruction;
       let { loss } = own;

@@ -297,7 +297,11 @@ describe("spae", () => {
   });
 
   it("pulls latents to candidate words through the semantic loss", () => {
-    const quantizer = build({ ...config, commitment_weight: 0, semantic_layers: 2 });
+    const quantizer = build({
+      ...config,
+      commitment_weight: 0,
+      semantic: { file: "unread", layers: 2 },
+    });
     const words = quantizer.lookup(tf.zeros([1, 1, 1, 1, 1], "int32")); // word 0
     const candidates = tf.oneHot(tf.tensor1d([0], "int32"), 32).toFloat();
     const loss = (z: tf.Tensor5D) =>

@@ -1,6 +1,6 @@
 /** @file Adversarial and perceptual training, joint training on images, starts from a checkpoint, collapse. */
 
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
 import { Ajv } from "ajv";
@@ -9,6 +9,8 @@ import type { Dataset } from "../../src/data/dataset.ts";
 import { discriminator } from "../../src/models/discriminator.ts";
 import { Scope } from "../../src/models/scope.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
+import { encodeSafetensors } from "../../src/runtime/safetensors.ts";
+import { float32 } from "../../src/runtime/tensors.ts";
 import {
   adversarialSchema,
   buildAdversary,
@@ -194,7 +196,7 @@ describe("a tokenizer stage", () => {
     adaptive_norm: false,
     quantizer: { type: "rvq", size: 8, width: 4, levels: 2, dropout: 0.5, kmeans_steps: 3 },
   };
-  const adversarial = { base_channels: 2, channel_multipliers: [1, 2], start: 3, adaptive: true };
+  const adversarial = { base_channels: 2, channel_multipliers: [1, 2], start: 2, adaptive: true };
   const options = {
     ...stageOptions,
     steps: 8,
@@ -252,25 +254,19 @@ describe("a tokenizer stage", () => {
     ["one batch a step", 1],
     ["two micro-batches a step", 2],
   ])("against a discriminator, from images too, resumes to the byte: %s", async (_, accumulate) => {
-    const config = { ...base, image_share: 0.4, adversarial, perceptual: { weight: 0.1 } };
+    const perceptual = accumulate === 1 ? { perceptual: { weight: 0.1 } } : {};
+    const config = { ...base, image_share: 0.4, adversarial, ...perceptual };
+    const short = { accumulate, steps: 5, batch: 2, validate_every: 5, validate_batches: 1 };
     const whole = temporaryFolder();
-    await stage(config, whole, { accumulate });
+    await stage(config, whole, short);
     const dir = temporaryFolder();
-    await expect(stage(config, dir, { accumulate }, 5)).rejects.toThrow(Interrupted);
-    await stage(config, dir, { accumulate });
+    await expect(stage(config, dir, short, 3)).rejects.toThrow(Interrupted);
+    await stage(config, dir, short);
     expect(bytes(dir)).toEqual(bytes(whole));
     const last = readMetrics(join(dir, "metrics.jsonl"))
       .filter(({ split }) => split === "train")
       .at(-1)!;
-    for (const name of [
-      "adversarial",
-      "critic_loss",
-      "critic_grad_norm",
-      "r1",
-      "lecam",
-      "perceptual",
-      "usage",
-    ]) {
+    for (const name of ["adversarial", "critic_loss", "critic_grad_norm", "r1", "lecam", "usage"]) {
       expect(last[name]).toBeTypeOf("number");
     }
   });
@@ -294,6 +290,23 @@ describe("a tokenizer stage", () => {
     const dir = temporaryFolder();
     await stage(inflated, dir, { steps: 0 });
     expect(bytes(dir)[1]).not.toBe(bytes(source)[1]);
+  });
+
+  it("pulls a pyramid's first layers to words that fit, by a table in feature space", async () => {
+    const file = join(temporaryFolder(), "words.safetensors");
+    const imageSpace = new Float32Array(8 * 64).map((_, i) => Math.sin(i));
+    const tensors = new Map([["image_space", float32([8, 64], imageSpace)]]);
+    writeFileSync(file, encodeSafetensors({ tensors, metadata: {} }));
+    const semantic = { file, layers: 1, weight: 0.3 };
+    const quantizer = { type: "spae", size: 8, width: 4, strides: [4, 2, 1], semantic };
+    const dir = temporaryFolder();
+    await stage({ ...base, quantizer }, dir, { steps: 4 });
+    const lines = readMetrics(join(dir, "metrics.jsonl"));
+    expect(lines.every((line) => (line["semantic"] as number) > 0)).toBe(true);
+    const bad = { ...quantizer, size: 9 };
+    await expect(
+      stage({ ...base, quantizer: bad }, temporaryFolder(), { steps: 1 }),
+    ).rejects.toThrow(/image_space/);
   });
 
   it("reports a collapsed codebook with the remedy", async () => {

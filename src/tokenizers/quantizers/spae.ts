@@ -73,41 +73,71 @@ export const schema = closed(
       description:
         "Share of the training clips that are decoded from their first few layers only, as many as a draw says.",
     }),
-    semantic_layers: Type.Integer({
-      minimum: 0,
-      default: 5,
-      description: "First layers that the semantic loss acts on, where the tokenizer has one.",
-    }),
-    semantic_weight: Type.Number({
-      minimum: 0,
-      default: 0.3,
-      description: "Weight of the semantic loss.",
-    }),
+    semantic: Type.Optional(
+      Type.Object(
+        {
+          file: Type.String({
+            description:
+              "A safetensors file whose tensor `image_space` [size, 64] holds the words in the feature space of the network that looks at the clips (scripts/word-table.ts makes one from captions).",
+          }),
+          layers: Type.Integer({
+            minimum: 1,
+            default: 4,
+            description: "First layers that the loss acts on.",
+          }),
+          weight: Type.Number({
+            minimum: 0,
+            default: 0.3,
+            description: "Weight of the semantic loss.",
+          }),
+          threshold: Type.Number({
+            minimum: 0,
+            maximum: 1,
+            default: 0.8,
+            description:
+              "A word is a candidate where its similarity to the clip, between the least (0) and the most similar word (1), is at least this.",
+          }),
+        },
+        {
+          additionalProperties: false,
+          description:
+            "Pull the first layers to words that fit the clip, by an embedding pair; none when left out.",
+        },
+      ),
+    ),
   },
   { description: "A pyramid of words from a frozen vocabulary (SPAE)." },
 );
 
 export type SpaeConfig = Static<typeof schema>;
 
+/** A table of the words from a file: [size, width]. */
+export function readWords(
+  key: "words" | "semantic.file",
+  path: string,
+  name: "embeddings" | "image_space",
+  [size, width]: readonly [number, number],
+): Float32Array {
+  if (!existsSync(path)) {
+    throw new UserError(
+      `tokenizer.quantizer.${key}: there is no file ${path}`,
+      `give the path of a safetensors file with a tensor \`${name}\`, or leave the key out`,
+    );
+  }
+  const found = decodeSafetensors(readFileSync(path)).tensors.get(name);
+  const shape = found ? `[${found.shape.join(", ")}]` : "missing";
+  if (shape !== `[${size}, ${width}]`) {
+    throw new UserError(
+      `tokenizer.quantizer.${key}: the tensor \`${name}\` of ${path} is ${shape}, expected [${size}, ${width}]`,
+      "set quantizer.size and quantizer.width to the file's sides",
+    );
+  }
+  return Float32Array.from(found!.data);
+}
+
 /** The words' embeddings from a file, as an initial value. */
 function wordsOf(path: string, size: number, width: number): Initializer {
-  return () => {
-    if (!existsSync(path)) {
-      throw new UserError(
-        `tokenizer.quantizer.words: there is no file ${path}`,
-        "give the path of a safetensors file with a tensor `embeddings`, or leave the key out",
-      );
-    }
-    const found = decodeSafetensors(readFileSync(path)).tensors.get("embeddings");
-    const shape = found ? `[${found.shape.join(", ")}]` : "missing";
-    if (shape !== `[${size}, ${width}]`) {
-      throw new UserError(
-        `tokenizer.quantizer.words: the tensor \`embeddings\` of ${path} is ${shape}, expected [${size}, ${width}]`,
-        "set quantizer.size and quantizer.width to the file's sides",
-      );
-    }
-    return Float32Array.from(found!.data);
-  };
+  return () => readWords("words", path, "embeddings", [size, width]);
 }
 
 /** Where the tokens of a layer lie in a grid of h × w, and which token each position falls to. */
@@ -248,7 +278,7 @@ export function build(config: SpaeConfig, scope: Scope): Quantizer {
     { targets, layers, frames }: ReturnType<typeof walk>,
     candidates: tf.Tensor2D,
   ): tf.Scalar {
-    const used = Math.min(config.semantic_layers, strides.length);
+    const used = Math.min(config.semantic!.layers, strides.length);
     const [clips, k] = candidates.shape;
     const each = targets.slice(0, used).map((target, l) => {
       const logProbabilities = tf.logSoftmax<tf.Tensor2D>(tf.neg(scores(target, codebook)));
@@ -312,9 +342,9 @@ export function build(config: SpaeConfig, scope: Scope): Quantizer {
         ...usageMetrics(ids, factors),
       };
       const candidates = noise?.["semantic_targets"] as tf.Tensor2D | undefined;
-      if (candidates && config.semantic_layers > 0) {
+      if (candidates && config.semantic) {
         metrics["semantic"] = semantic(walked, candidates);
-        loss = tf.add(loss, tf.mul(metrics["semantic"], config.semantic_weight));
+        loss = tf.add(loss, tf.mul(metrics["semantic"], config.semantic.weight));
       }
       const codes = straightThrough(z, tf.reshape<tf.Rank.R5>(given, z.shape));
       return { codes, ids, loss, metrics };
