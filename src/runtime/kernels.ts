@@ -835,6 +835,8 @@ const own: { readonly [op: string]: KernelRule } = {
       dtype: "float32",
     }),
   ),
+  // The value of x, not before `after` is there.
+  TesseraBarrier: single("Barrier", ["x", "after"], same),
   TesseraSumOfSquares: single("SumOfSquares", "list", () => ({ shape: [], dtype: "float32" })),
   // Scalars, then m, v and an average as vectors, then gradient and value of each tensor.
   TesseraAdamW: {

@@ -29,7 +29,7 @@ const nodes = new Set<string>();
 const LEAVES = ["Input", "State", "Constant", "Fill"];
 
 /** Nodes of kernels that are composed of others on engines without them. */
-const ONLY_NATIVE = ["CacheWrite", "CachedAttention", "SumOfSquares", "AdamW"];
+const ONLY_NATIVE = ["CacheWrite", "CachedAttention", "SumOfSquares", "AdamW", "Barrier"];
 
 /** Kernels whose gradient is registered and not compared, each with its reason. */
 const WITHOUT_GRADIENT: { readonly [kernel: string]: string } = {

@@ -8,10 +8,11 @@ import { afterEach, describe, expect, test } from "vitest";
 import type { Device, Traceable } from "../../src/runtime/device.ts";
 import { findAddon } from "../../src/runtime/native/addon.ts";
 import { FEATURES, planGraph } from "../../src/runtime/native/device.ts";
-import { cacheWrite, conv3d } from "../../src/runtime/ops.ts";
+import { checkpoint } from "../../src/runtime/checkpoint.ts";
+import { cacheWrite, conv3d, gelu } from "../../src/runtime/ops.ts";
 import { float32, int32, item } from "../../src/runtime/tensors.ts";
 import { type InputSpec, traceFunction } from "../../src/runtime/trace.ts";
-import { device, normals } from "./harness.ts";
+import { compare, device, normals } from "./harness.ts";
 
 const { addon, missing } = findAddon();
 if (missing !== undefined) {
@@ -108,6 +109,43 @@ describe.skipIf(addon === undefined)("native engine", () => {
     const long = await planOf(chain(30), [x]);
     expect(long.arena).toBe(short.arena);
     expect(long.arena).toBeLessThanOrEqual(3 * 64 * 64 * 4);
+  });
+
+  test("checkpoints need less memory and give the same gradients", async () => {
+    const weights = Array.from({ length: 8 }, (_, i) =>
+      tf.variable(tf.mul(normalsTensor(`checkpoint ${i}`, [256, 256]), 0.06)),
+    );
+    const network =
+      (checkpointed: boolean): Traceable =>
+      ({ x: given }) => {
+        const { grads } = tf.variableGrads(() => {
+          const blocks = Array.from({ length: 4 }, (_, k) => weights.slice(2 * k, 2 * k + 2));
+          let y: tf.Tensor = given!;
+          for (const [a, b] of blocks as [tf.Variable, tf.Variable][]) {
+            const block = (z: tf.Tensor): tf.Tensor => {
+              const inner = gelu(tf.matMul(z as tf.Tensor2D, a as unknown as tf.Tensor2D));
+              return tf.add(z, tf.tanh(tf.matMul(inner, b as unknown as tf.Tensor2D)));
+            };
+            y = checkpointed ? checkpoint((z) => block(z!), [y], [a, b]) : block(y);
+          }
+          return tf.mean(tf.square(y)) as tf.Scalar;
+        }, weights);
+        return Object.fromEntries(weights.map((w, i) => [`g${i}`, grads[w.name]!]));
+      };
+    const wide: InputSpec = { name: "x", dtype: "float32", shape: [2048, 256] };
+    const [plain, spare] = [
+      await planOf(network(false), [wide]),
+      await planOf(network(true), [wide]),
+    ];
+    expect(spare.arena).toBeLessThan(0.75 * plain.arena);
+
+    const on = await device("cpu native");
+    const batch = normals("checkpoint batch", [2048, 256]);
+    const want = await on.compile("plain", network(false))({ x: batch });
+    const got = await on.compile("spare", network(true))({ x: batch });
+    for (const name of Object.keys(want)) {
+      expect(compare(got[name]!, want[name]!, 1e-5)).toBe("");
+    }
   });
 
   test("a state is written over when nothing reads the old value afterwards", async () => {

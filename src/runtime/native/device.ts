@@ -40,6 +40,7 @@ export const FEATURES: ReadonlySet<string> = new Set([
   "TesseraCacheWrite",
   "TesseraCachedAttention",
   "TesseraAdamW",
+  "TesseraBarrier",
   "groups",
 ]);
 

@@ -243,6 +243,17 @@ export const movingRules: { readonly [op: string]: Rule } = {
     lowering.builder.step("TopK", [lowering.dense(x!)], outputs, ints);
   },
 
+  // The same memory, unless that may change before it is read.
+  Barrier: (lowering, node) => {
+    const [y] = node.outputs;
+    const view = lowering.get(node.inputs[0]!);
+    if (lowering.isFree(y!) && view.buffer.place !== "state" && view.buffer.place !== "next") {
+      lowering.set(y!, view);
+    } else {
+      lowering.copy(view.pixels ? lowering.dense(node.inputs[0]!) : view, lowering.alloc(y!));
+    }
+  },
+
   CacheWrite: (lowering, node) => {
     const [cache, rows, position] = node.inputs;
     const [places, inner] = cache!.shape.slice(-2) as [number, number];

@@ -4,6 +4,7 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { checkpoint } from "../../../src/runtime/checkpoint.ts";
 import { fusedAdamW, sumOfSquares } from "../../../src/runtime/optimizer-kernels.ts";
 import { cachedAttention, cacheWrite } from "../../../src/runtime/ops.ts";
 import { bool, float32, int32 } from "../../../src/runtime/tensors.ts";
@@ -116,6 +117,17 @@ function update(name: string, averaged: boolean, changes: boolean, decayed: bool
 }
 
 export const fusedCases: readonly KernelCase[] = [
+  {
+    name: "checkpoint: one part after another, two inputs",
+    inputs: { x: normals("checkpoint x", [3, 4]), y: normals("checkpoint y", [4, 4], 0.5) },
+    run: ({ x, y }: Tensors) => {
+      const part = (a: tf.Tensor, b: tf.Tensor) =>
+        tf.tanh(tf.matMul(tf.sigmoid(a as tf.Tensor2D), b as tf.Tensor2D));
+      const first = checkpoint(part, [x!, y!], []);
+      return checkpoint((a) => tf.mul(part(a!, y!), a!), [first], []);
+    },
+    gradients: ["x"],
+  },
   written("one row", 1, 2),
   written("the first of all", 1, 0),
   written("several rows up to the end", 3, 3),
