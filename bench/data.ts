@@ -64,13 +64,19 @@ function task({ file, first }: Clip, filter: "bilinear" | "bicubic"): ClipTask {
 
 const runner = await makeRunner(WORKERS);
 
+/** Clips a second of the clock, and a second of processor time, which a busy machine changes less. */
+interface Rate {
+  readonly clock: number;
+  readonly cpu: number;
+}
+
 /** Clips a second, with as many under way as keep all threads busy. */
 async function ours(
   clips: readonly Clip[],
   filter: "bilinear" | "bicubic",
   each?: (done: number) => void,
-): Promise<number> {
-  // biome-ignore format: one line
+): Promise<Rate> {
+  const busy = process.cpuUsage();
   let [next, done] = [0, 0];
   const begin = performance.now();
   const one = async (): Promise<void> => {
@@ -84,24 +90,33 @@ async function ours(
     }
   };
   await Promise.all(Array.from({ length: 2 * WORKERS }, one));
-  return (1000 * clips.length) / (performance.now() - begin);
+  const { user, system } = process.cpuUsage(busy);
+  return {
+    clock: (1000 * clips.length) / (performance.now() - begin),
+    cpu: (1e6 * clips.length) / (user + system),
+  };
 }
 
-async function pyav(clips: readonly Clip[], filter: string): Promise<number> {
+async function pyav(clips: readonly Clip[], filter: string): Promise<Rate> {
   const python = process.env["BENCH_PYTHON"] ?? "python3";
   const script = new URL("twins/video_clips.py", import.meta.url).pathname;
   const halves = [0, 1].map((k) => clips.filter((_, i) => i % WORKERS === k));
-  const seconds = await Promise.all(
+  const both = await Promise.all(
     halves.map(
       (half) =>
-        new Promise<number>((resolve, reject) => {
+        new Promise<{ seconds: number; cpu: number }>((resolve, reject) => {
           const child = spawn(python, [script], { stdio: ["pipe", "pipe", "inherit"] });
           let out = "";
           child.stdout.on("data", (chunk) => (out += chunk));
           child.on("close", () => {
             try {
-              const result = JSON.parse(out) as { clips: number; whole: number; seconds: number };
-              resolve(result.seconds);
+              const result = JSON.parse(out) as {
+                clips: number;
+                whole: number;
+                seconds: number;
+                cpu: number;
+              };
+              resolve(result);
             } catch (error) {
               reject(error as Error);
             }
@@ -110,22 +125,27 @@ async function pyav(clips: readonly Clip[], filter: string): Promise<number> {
         }),
     ),
   );
-  return clips.length / Math.max(...seconds);
+  return {
+    clock: clips.length / Math.max(...both.map(({ seconds }) => seconds)),
+    cpu: clips.length / both.reduce((sum, { cpu }) => sum + cpu, 0),
+  };
 }
 
 process.stdout.write(`${files.length} files, ${count} clips of ${FRAMES}×${SIZE}×${SIZE}, ${WORKERS} workers\n`); // biome-ignore format: one call
 await ours(draw(40), "bicubic"); // threads start, code warms up
 for (const filter of ["bilinear", "bicubic"] as const) {
   // In turn, so that a change of the machine's speed meets both.
-  const rates: [number, number][] = [];
+  const rates: [Rate, Rate][] = [];
   for (let round = 0; round < 3; round++) {
     const clips = draw(Number(count));
     rates.push([await ours(clips, filter), await pyav(clips, filter)]);
   }
-  const median = (values: number[]): number => values.sort((a, b) => a - b)[1]!;
-  const [a, b] = [median(rates.map(([x]) => x)), median(rates.map(([, y]) => y))];
-  const ratio = median(rates.map(([x, y]) => x / y));
-  process.stdout.write(`${filter}: ${a.toFixed(1)} clips/s, PyAV ${b.toFixed(1)}, ratio ${ratio.toFixed(2)} (medians of 3; ratios ${rates.map(([x, y]) => (x / y).toFixed(2)).join(" ")})\n`); // biome-ignore format: one call
+  const median = (values: readonly number[]): number => values.toSorted((x, y) => x - y)[1]!;
+  for (const kind of ["clock", "cpu"] as const) {
+    const [a, b] = [0, 1].map((side) => median(rates.map((rate) => rate[side as 0 | 1][kind])));
+    const ratios = rates.map(([x, y]) => x[kind] / y[kind]);
+    process.stdout.write(`${filter}, a second of ${kind}: ${a!.toFixed(1)} clips, PyAV ${b!.toFixed(1)}, ratio ${median(ratios).toFixed(2)} (of ${ratios.map((x) => x.toFixed(2)).join(" ")})\n`); // biome-ignore format: one call
+  }
 }
 if (Number(many) > 0) {
   const rss: string[] = [];

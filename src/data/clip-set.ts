@@ -406,7 +406,8 @@ function fingerprint(
   // Where the files lie and how they are read do not change what they hold.
   const outside = ["type", "path", "list", "workers", "index", "strict", "verify", "layout"];
   const content = Object.entries(config).filter(([key]) => !outside.includes(key));
-  const random = split === "train" && (config.sampling === "random" || config.crop === "random");
+  const chance = config.sampling === "random" || config.crop === "random" || config.flip;
+  const random = split === "train" && chance;
   const hash = createHash("sha256").update(
     canonicalJson([
       `${type}-2`,
