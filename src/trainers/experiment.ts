@@ -62,6 +62,18 @@ export const checks: readonly Check<Experiment>[] = [
       ...problem,
       path: `tokenizer.${problem.path}`,
     })),
+  ({ tokenizer, objective }) =>
+    "quantizer" in tokenizer &&
+    tokenizer.quantizer.type === "none" &&
+    (objective?.type === "masked" || objective?.type === "causal")
+      ? [
+          {
+            path: "objective",
+            message: `a ${objective.type} transformer learns ids, and this tokenizer's latents are continuous`,
+            hint: "use a quantizer, or an objective over continuous latents",
+          },
+        ]
+      : [],
   ({ tokenizer, trainer }) =>
     tokenizer.type === "onnx" && trainer.tokenizer.steps > 0
       ? [
