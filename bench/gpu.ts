@@ -3,7 +3,7 @@
  * eager and compiled (torch.compile), both in bfloat16 under the same policy. The last lines say how many
  * times as fast as the twin each workload ran: `ratio <workload> <x.xx> (eager)`.
  *
- *   npm run bench:gpu -- [--only NAME]... [--repetitions N] [--no-twin | --no-compile] [--precision P]
+ *   npm run bench:gpu -- [--only NAME]... [--repetitions N] [--no-twin] [--no-ours] [--no-eager] [--no-compile] [--precision P]
  *                        [--device cuda | torch-cpu] [--python PATH]
  *
  * Each side runs in a process of its own, one after the other, with the GPU to itself. Exit code 2: no
@@ -22,6 +22,8 @@ const { values } = parseArgs({
     only: { type: "string", multiple: true, default: [] },
     repetitions: { type: "string", default: "20" },
     "no-twin": { type: "boolean", default: false },
+    "no-ours": { type: "boolean", default: false },
+    "no-eager": { type: "boolean", default: false },
     "no-compile": { type: "boolean", default: false },
     precision: { type: "string", default: "bf16" },
     device: { type: "string", default: "cuda" },
@@ -132,7 +134,7 @@ function main(): void {
       "--repetitions",
       values.repetitions,
     ];
-    const ours = child(process.execPath, [...process.execArgv, self, ...flags]);
+    const ours = values["no-ours"] ? undefined : child(process.execPath, [...process.execArgv, self, ...flags]);
     if (ours) {
       print(`  ${ours.device}; ${ours.parameters.toLocaleString("en")} parameters`);
     }
@@ -140,7 +142,8 @@ function main(): void {
     if (values["no-twin"]) {
       continue;
     }
-    const modes = kind.twin === "decode" || values["no-compile"] ? ["eager"] : ["eager", "compile"];
+    const compiled = kind.twin !== "decode" && !values["no-compile"];
+    const modes = [...(values["no-eager"] ? [] : ["eager"]), ...(compiled ? ["compile"] : [])];
     for (const mode of modes) {
       const config = configOf(kind);
       const grid = kind.experiment === "gpu-transformer" ? [4, 16, 16] : [5, 16, 16];

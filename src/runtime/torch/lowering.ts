@@ -163,6 +163,14 @@ const reduction: Rule = (planner, node) => {
     planner.result(node, "SquareSum", [planner.as(square.inputs[0]!, "f32")], ["f32"]);
     return;
   }
+  // The gradient of a bias adds up what the products beside it take: the bfloat16 copy, half the bytes.
+  const uses = planner.consumers.get(x!) ?? [];
+  const rows = node.op === "Sum" && x!.shape.length === 2 && (node.attrs["axes"] as number[])[0] === 0;
+  const beside = uses.some(({ node: other }) => other.op === "BatchMatMul" && isLargeProduct(other));
+  if (planner.precision === "bf16" && rows && !all && beside && x!.dtype === "float32") {
+    planner.result(node, "Sum", [planner.as(x!, "bf16")], ["f32"], axes(node));
+    return;
+  }
   reducing(axes)(planner, node);
 };
 

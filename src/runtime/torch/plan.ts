@@ -263,6 +263,24 @@ export function plannerFor(graph: Graph, precision: Precision): Planner {
   return new Planner(graph, precision, liveNodes(graph));
 }
 
+/** The plan without instructions whose results nobody uses: rules may leave some behind. */
+export function withoutDead(plan: Plan): Plan {
+  const used = new Set([
+    ...plan.outputs.map(({ slot }) => slot.id),
+    ...plan.states.flatMap(({ next }) => (next ? [next.id] : [])),
+  ]);
+  const live: Instruction[] = [];
+  for (const instruction of plan.instructions.toReversed()) {
+    if (instruction.outputs.some((slot) => used.has(slot.id))) {
+      live.push(instruction);
+      for (const slot of instruction.inputs) {
+        used.add(slot.id);
+      }
+    }
+  }
+  return { ...plan, instructions: live.toReversed() };
+}
+
 /** Instructions with, for each, the slots that nobody needs afterwards. */
 export function lastUses(plan: Plan): Slot[][] {
   const kept = new Set([
