@@ -134,7 +134,9 @@ function main(): void {
       "--repetitions",
       values.repetitions,
     ];
-    const ours = values["no-ours"] ? undefined : child(process.execPath, [...process.execArgv, self, ...flags]);
+    const ours = values["no-ours"]
+      ? undefined
+      : child(process.execPath, [...process.execArgv, self, ...flags]);
     if (ours) {
       print(`  ${ours.device}; ${ours.parameters.toLocaleString("en")} parameters`);
     }

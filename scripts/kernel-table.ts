@@ -19,6 +19,9 @@ What TensorFlow.js operations become on each device. This page is generated
 \`reference\`, values and gradients. Padded average pooling and resizing differ from it on purpose: their
 gradients in TensorFlow.js are not those of the operations, ours are.
 
+The devices \`cuda\` and \`torch-cpu\` run every kernel that stands under \`cpu\`, \`TesseraAdamW\` and
+\`TesseraSumOfSquares\` as compositions.
+
 A function given to \`device.compile\` may use any operation whose kernel stands under \`cpu\`;
 another one is refused with its name and the line that asked for it. Operations of TensorFlow.js that
 it composes of others (\`tf.moments\`, \`tf.logSoftmax\`, \`tf.losses\`, ...) need no kernel of their own.

@@ -10,6 +10,7 @@ import { KERNEL_RULES, type KernelRule } from "../../src/runtime/kernels.ts";
 import { signature } from "../../src/runtime/compiled.ts";
 import { FEATURES, NATIVE_NODES } from "../../src/runtime/native/device.ts";
 import { ONNX_RULES } from "../../src/runtime/onnx/device.ts";
+import { TORCH_FEATURES, TORCH_RULES } from "../../src/runtime/torch/lowering.ts";
 import { traceFunction } from "../../src/runtime/trace.ts";
 import { composedCases } from "./cases/composed.ts";
 import { compositeCases } from "./cases/composite.ts";
@@ -105,4 +106,13 @@ test("every node that a kernel becomes has a lowering to ONNX, and every lowerin
     [...nodes].filter((op) => !LEAVES.includes(op) && !ONLY_NATIVE.includes(op) && !ONNX_RULES[op]),
   ).toEqual([]);
   expect(lowered.filter((op) => !nodes.has(op))).toEqual([]);
+});
+
+test("every node that a kernel becomes has a form for PyTorch, and every form is used", () => {
+  // Kernels of single devices: those that this one does not ask for stay compositions.
+  const others = ["AdamW", "SumOfSquares"].filter((op) => !TORCH_FEATURES.has(`Tessera${op}`));
+  expect(
+    [...nodes].filter((op) => !LEAVES.includes(op) && !others.includes(op) && !TORCH_RULES[op]),
+  ).toEqual([]);
+  expect(Object.keys(TORCH_RULES).filter((op) => !nodes.has(op))).toEqual([]);
 });

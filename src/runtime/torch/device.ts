@@ -26,7 +26,15 @@ import {
 import { addInNorms } from "./residual-norms.ts";
 import { separate } from "./fixed.ts";
 import { padInNorms } from "./padded-norms.ts";
-import { lastUses, type Plan, plannerFor, type Precision, type Slot, type Type, withoutDead } from "./plan.ts";
+import {
+  lastUses,
+  type Plan,
+  plannerFor,
+  type Precision,
+  type Slot,
+  type Type,
+  withoutDead,
+} from "./plan.ts";
 
 export interface TorchOptions {
   readonly type: "cuda" | "torch-cpu";
@@ -68,7 +76,9 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
   const owner = {}; // whose buffers the variables' are
 
   const optimised = (plan: Plan): Plan =>
-    separate(withoutDead(plan), (part) => (fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part));
+    separate(withoutDead(plan), (part) =>
+      fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
+    );
 
   async function build(
     name: string,

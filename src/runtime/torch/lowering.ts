@@ -165,8 +165,11 @@ const reduction: Rule = (planner, node) => {
   }
   // The gradient of a bias adds up what the products beside it take: the bfloat16 copy, half the bytes.
   const uses = planner.consumers.get(x!) ?? [];
-  const rows = node.op === "Sum" && x!.shape.length === 2 && (node.attrs["axes"] as number[])[0] === 0;
-  const beside = uses.some(({ node: other }) => other.op === "BatchMatMul" && isLargeProduct(other));
+  const rows =
+    node.op === "Sum" && x!.shape.length === 2 && (node.attrs["axes"] as number[])[0] === 0;
+  const beside = uses.some(
+    ({ node: other }) => other.op === "BatchMatMul" && isLargeProduct(other),
+  );
   if (planner.precision === "bf16" && rows && !all && beside && x!.dtype === "float32") {
     planner.result(node, "Sum", [planner.as(x!, "bf16")], ["f32"], axes(node));
     return;

@@ -27,7 +27,12 @@ export function addInNorms(plan: Plan): Plan {
   for (const [k, norm] of plan.instructions.entries()) {
     const [dx, dscale, dshift] = norm.outputs;
     const channels = dx?.shape.at(-1) ?? 0;
-    if (norm.op !== "LayerNormGrad" || norm.inputs.length !== 5 || channels % 4 !== 0 || channels > 4096) {
+    if (
+      norm.op !== "LayerNormGrad" ||
+      norm.inputs.length !== 5 ||
+      channels % 4 !== 0 ||
+      channels > 4096
+    ) {
       continue;
     }
     const uses = consumers.get(dx!.id) ?? [];
@@ -46,7 +51,8 @@ export function addInNorms(plan: Plan): Plan {
       continue;
     }
     const cast = (consumers.get(sum!.id) ?? []).find(
-      (each) => each.op === "Cast" && each.outputs[0]!.type === "bf16" && !kept.has(each.outputs[0]!.id),
+      (each) =>
+        each.op === "Cast" && each.outputs[0]!.type === "bf16" && !kept.has(each.outputs[0]!.id),
     );
     dropped.add(add!);
     if (cast) {
