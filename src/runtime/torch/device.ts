@@ -23,7 +23,6 @@ import {
   type NativePlan,
   type NativeProgram,
 } from "./native.ts";
-import { addInNorms } from "./residual-norms.ts";
 import { separate } from "./fixed.ts";
 import { padInNorms } from "./padded-norms.ts";
 import {
@@ -77,7 +76,7 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
 
   const optimised = (plan: Plan): Plan =>
     separate(withoutDead(plan), (part) =>
-      fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
+      fused ? writeInPlace(fuse(cuda ? padInNorms(part) : part)) : part,
     );
 
   async function build(
