@@ -4,6 +4,7 @@ import { execFileSync } from "node:child_process";
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import { decoderInfo } from "../data/av.ts";
 import {
   checkWeights,
@@ -102,7 +103,8 @@ async function checkDevice(type: DeviceConfig["type"]): Promise<Finding> {
       remedy:
         type === "cpu"
           ? "install the packages anew with `npm ci`; until then use device.type=reference, which is slow"
-          : "install the packages anew with `npm ci`",
+          : ((error instanceof UserError ? error.hint : undefined) ??
+            "install the packages anew with `npm ci`"),
     };
   }
 }
