@@ -86,8 +86,9 @@ const CompiledKernel* compiled(const std::string& source, const std::string& nam
   const std::string arch = "--gpu-architecture=sm_" + std::to_string(major) + std::to_string(minor);
   void* program = nullptr;
   TORCH_CHECK(api().createProgram(&program, text.c_str(), "tessera.cu", 0, nullptr, nullptr) == 0, "NVRTC does not start");
-  const char* options[] = {arch.c_str(), "--std=c++17", "--fmad=true"};
-  const int result = api().compileProgram(program, 3, options);
+  const char* options[] = {arch.c_str(), "--std=c++17", "--fmad=true", "--use_fast_math"};
+  const bool fast = source.rfind("// fast", 0) == 0;
+  const int result = api().compileProgram(program, fast ? 4 : 3, options);
   if (result != 0) {
     size_t size = 0;
     api().getLogSize(program, &size);

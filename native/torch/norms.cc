@@ -318,7 +318,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restr
 // Blocks take rows in turns and keep the column sums of theirs: part [blocks, 2, C].
 extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __restrict__ x, const D* __restrict__ dy,
                                                                  const float* __restrict__ scale, const float* __restrict__ stats,
-                                                                 Y* dx, float* part, int rows) {
+                                                                 Y* dx, float* part, int rows, const float* __restrict__ residual,
+                                                                 bf16* narrowed) {
   __shared__ float room[64];
   const int k = threadIdx.x * VEC;
   const bool in = k < C;
@@ -347,9 +348,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __rest
     b /= C;
     if (in) {
       Pack<Y> made;
+      Pack<float> more;
+      if (residual) more = load(residual + r * C + k);
       #pragma unroll
-      for (int e = 0; e < VEC; e++) put(made.v[e], rate * (d[e] - a - h[e] * b));
+      for (int e = 0; e < VEC; e++) {
+        d[e] = rate * (d[e] - a - h[e] * b);
+        if (residual) d[e] += more.v[e];
+        put(made.v[e], d[e]);
+      }
       store(dx + r * C + k, made);
+      if (narrowed) {
+        Pack<bf16> copy;
+        #pragma unroll
+        for (int e = 0; e < VEC; e++) put(copy.v[e], d[e]);
+        store(narrowed + r * C + k, copy);
+      }
     }
   }
   if (in) {
@@ -593,8 +606,9 @@ Tensor cudaLayerNorm(const Instruction& i, const Tensor& given, const Tensor& sc
 }
 
 void cudaLayerNormGrad(const Instruction& i, const Tensor& given, const Tensor& scale, const Tensor& shift, const Tensor& dyGiven,
-                       Tensor stats, Tensor& dx, Tensor& dscale, Tensor& dshift) {
+                       Tensor stats, Tensor& dx, Tensor& dscale, Tensor& dshift, Tensor residual, Tensor narrowed) {
   const Tensor x = given.contiguous(), dy = dyGiven.contiguous();
+  if (residual.defined()) residual = residual.contiguous();
   const int64_t c = x.size(-1), rows = x.numel() / c;
   if (!stats.defined()) {
     Tensor y = at::empty_like(x);
@@ -606,11 +620,48 @@ void cudaLayerNormGrad(const Instruction& i, const Tensor& given, const Tensor& 
   Tensor part = at::empty({blocks, 2, c}, x.options().dtype(at::kFloat)), s = scale.contiguous();
   void *px = x.data_ptr(), *pd = dy.data_ptr(), *ps = s.data_ptr(), *pt = stats.data_ptr(), *px2 = dx.data_ptr(), *pp = part.data_ptr();
   void *pds = dscale.data_ptr(), *pdh = dshift.data_ptr();
+  void* pr = residual.defined() ? residual.data_ptr() : nullptr;
+  void* pn = narrowed.defined() ? narrowed.data_ptr() : nullptr;
   int count = static_cast<int>(rows), n = static_cast<int>(blocks);
   launch(compiled(kLayerSource, "lnBackward", defines, x.device().index()), static_cast<unsigned>(blocks), 1, threads,
-         arguments(px, pd, ps, pt, px2, pp, count));
+         arguments(px, pd, ps, pt, px2, pp, count, pr, pn));
   launch(compiled(kLayerSource, "lnParameters", defines, x.device().index()), static_cast<unsigned>((c + 31) / 32), 1, 256,
          arguments(pp, pds, pdh, n));
+}
+
+const char* kCacheSource = R"(
+typedef unsigned short bf16;
+#define FORCE __device__ __forceinline__
+FORCE void put(float& to, float x) { to = x; }
+FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+FORCE float get(float x) { return x; }
+FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
+extern "C" __global__ void write(const X* __restrict__ rows, Y* cache, const int* __restrict__ position, int all, int heads, int count,
+                                 int d, int places, long rb, long rh, long rn) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= all) return;
+  const int e = i % d, n = i / d % count, h = i / d / count % heads, b = i / d / count / heads;
+  const int place = position[0] + n;
+  if (place < 0 || place >= places) return;
+  put(cache[(((long)b * heads + h) * places + place) * d + e], get(rows[b * rb + h * rh + n * rn + e]));
+}
+)";
+
+// Write rows [B, h, n, d] into a cache [B, h, N, d] at a position. False where the kernel does not fit.
+bool cudaCacheWrite(Tensor& cache, const Tensor& rows, const Tensor& position) {
+  auto plain = [](at::ScalarType t) { return t == at::kFloat || t == at::kBFloat16; };
+  if (!cache.is_cuda() || !cache.is_contiguous() || rows.stride(3) != 1 || !plain(cache.scalar_type()) || !plain(rows.scalar_type())) {
+    return false;
+  }
+  auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
+  const std::string defines = "typedef " + name(rows.scalar_type()) + " X;\ntypedef " + name(cache.scalar_type()) + " Y;\n";
+  void *pr = rows.data_ptr(), *pc = cache.data_ptr(), *pp = position.data_ptr();
+  int all = static_cast<int>(rows.numel()), heads = static_cast<int>(rows.size(1)), count = static_cast<int>(rows.size(2));
+  int d = static_cast<int>(rows.size(3)), places = static_cast<int>(cache.size(2));
+  int64_t rb = rows.stride(0), rh = rows.stride(1), rn = rows.stride(2);
+  launch(compiled(kCacheSource, "write", defines, cache.device().index()), static_cast<unsigned>((all + 255) / 256), 1, 256,
+         arguments(pr, pc, pp, all, heads, count, d, places, rb, rh, rn));
+  return true;
 }
 
 bool cudaCachedAttentionFits(const Tensor& q, const Tensor& keys, const Tensor& values) {

@@ -12,8 +12,10 @@ void cudaGroupNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor
 bool cudaLayerNormFits(const at::Tensor& x);
 at::Tensor cudaLayerNorm(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, at::Tensor& y);
 void cudaLayerNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
-                       const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift);
+                       const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift,
+                       at::Tensor residual, at::Tensor narrowed);
 
+bool cudaCacheWrite(at::Tensor& cache, const at::Tensor& rows, const at::Tensor& position);
 bool cudaCachedAttentionFits(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values);
 void cudaCachedAttention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& position,
                          double scale, at::Tensor& y);
@@ -265,9 +267,11 @@ void layerNorm(const Instruction& i, Slots& s, Machine& m) {
 void layerNormGrad(const Instruction& i, Slots& s, Machine& m) {
   if (m.cuda() && cudaLayerNormFits(arg(i, s, 0))) {
     auto made = gradients(i, arg(i, s, 0));
+    // ints[0]: a sixth input is added to dx; a fourth output is the sum in bfloat16.
     cudaLayerNormGrad(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), arg(i, s, 3), i.in.size() > 4 ? arg(i, s, 4) : Tensor(),
-                      made[0], made[1], made[2]);
-    for (size_t k = 0; k < 3; k++) s[i.out[k]] = made[k];
+                      made[0], made[1], made[2], i.in.size() > 5 ? arg(i, s, 5) : Tensor(),
+                      made.size() > 3 ? made[3] : Tensor());
+    for (size_t k = 0; k < made.size(); k++) s[i.out[k]] = made[k];
     return;
   }
   Tensor x = wide(arg(i, s, 0)).contiguous(), dy = wide(arg(i, s, 3)).contiguous();
@@ -448,6 +452,10 @@ void cacheWrite(const Instruction& i, Slots& s, Machine&) {
   Tensor cache = arg(i, s, 0);
   const Tensor& rows = arg(i, s, 1);
   if (i.ints[0] == 0) cache = cache.clone();
+  if (cudaCacheWrite(cache, rows, arg(i, s, 2))) {
+    put(i, s, 0, cache);
+    return;
+  }
   cache.index_copy_(2, placesOf(arg(i, s, 2), rows.size(2)), rows.to(cache.scalar_type()));
   put(i, s, 0, cache);
 }

@@ -343,7 +343,9 @@ export function fusedSource(
     ...inputs.map((slot, p) => `const ${STORED[slot.type]}* __restrict__ in${p}`),
     ...outputs.map((slot, o) => `${STORED[slot.type]}* out${o}`),
   ];
-  const source = `${PRELUDE}
+  // Where results are rounded to bfloat16 anyway, so are the hardware's approximate functions precise enough.
+  const fast = narrow && !full.some((slot) => slot.type === "f32");
+  const source = `${fast ? "// fast\n" : ""}${PRELUDE}
 extern "C" __global__ void fused(${parameters.join(", ")}) {
   const unsigned i = (blockIdx.x * blockDim.x + threadIdx.x) * ${width}u;
   if (i >= ${count}u) return;

@@ -23,6 +23,7 @@ import {
   type NativePlan,
   type NativeProgram,
 } from "./native.ts";
+import { addInNorms } from "./residual-norms.ts";
 import { separate } from "./fixed.ts";
 import { padInNorms } from "./padded-norms.ts";
 import {
@@ -76,7 +77,7 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
 
   const optimised = (plan: Plan): Plan =>
     separate(withoutDead(plan), (part) =>
-      fused ? writeInPlace(fuse(cuda ? padInNorms(part) : part)) : part,
+      fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
     );
 
   async function build(
