@@ -30,9 +30,12 @@ export interface Episode {
   readonly query: readonly EpisodeItem[];
 }
 
+/** What episodes are made from. */
+export type Labelled = Pick<Dataset, "type" | "split" | "size" | "labelOf">;
+
 /** @throws UserError when the split has too few classes or clips, or labels only its clips tell */
 export function episode(
-  dataset: Dataset,
+  dataset: Labelled,
   { ways, shots, queries }: EpisodeRule,
   seed: number,
   number: number,

@@ -368,6 +368,15 @@ export const protocols = {
       expected: "(220 + 440 (1 - y / H)) (1.25 - r / side), centre and area of the shape by frame",
     },
   },
+  "in-context:classification": {
+    measures:
+      "Few-shot classification of clips by their tokens as words under a frozen language model that learned from text alone (SPAE, Yu et al. 2023; the terms are those of Frozen, Tsimpoukelli et al. 2021).",
+    fixed: {
+      episode: "classes, examples, order and the one clip asked about drawn by seed and number",
+      prompt: "[answer with A or B], then lines `words : name`, then `words :`",
+      spread: "standard error of a share over episodes",
+    },
+  },
   "probe:linear-ids": {
     measures:
       "As probe:linear-codes, on histograms of the sub-ids alone: it sees which tokens occur, not what they embed to.",

@@ -9,6 +9,7 @@ import * as fad from "./fad-suite.ts";
 import * as fid from "./fid-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as fvd from "./fvd-suite.ts";
+import * as inContext from "./in-context-suite.ts";
 import * as inceptionScore from "./inception-score-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as rate from "./rate-suite.ts";
@@ -30,6 +31,7 @@ export const suites = {
   fad,
   recognition,
   probe,
+  "in-context": inContext,
 } as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
@@ -69,5 +71,7 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return recognition.build(config, name);
     case "probe":
       return probe.build(config, name);
+    case "in-context":
+      return inContext.build(config, name);
   }
 }

@@ -199,6 +199,9 @@ export function assembleTokenizer(
       decodeLayers: (codes: tf.Tensor5D, layers: number) =>
         decodeLatents(quantizer.assemble!(codes, layers)),
     }),
+    ...(quantizer.lexical && {
+      lexical: { ...quantizer.lexical, layers: quantizer.lexical.layers(latents[1], latents[2]) },
+    }),
     loss(clips, step, training, noise) {
       const quantized = quantizer.quantize(encode(clips), step, training, noise);
       const reconstruction = decodeLatents(quantized.codes); // [B, T, H, W, 3]

@@ -33,6 +33,14 @@ export interface TokenizerLoss {
   readonly ids: tf.Tensor5D;
 }
 
+/** Tokens in layers, coarse first, that may be words. */
+export interface Lexical {
+  /** Tokens of each layer in a latent frame; a frame's row has them layer by layer. */
+  readonly layers: readonly number[];
+  /** Words by id, where the codebook is one of words. Throws a UserError when its file does not tell. */
+  words?(): readonly string[];
+}
+
 /**
  * A built tokenizer. All methods are traceable (ordinary tf operations). Pixels are float32 in
  * [-1, 1], channel-last. Any batch size works; clips must have the built shape.
@@ -70,6 +78,8 @@ export interface Tokenizer {
   decode(codes: tf.Tensor5D): tf.Tensor5D;
   /** Pyramids only: pixels from the first `layers` layers of the codes. */
   decodeLayers?(codes: tf.Tensor5D, layers: number): tf.Tensor5D;
+  /** Pyramids only. */
+  readonly lexical?: Lexical;
   /**
    * The random numbers of one training micro-batch, drawn on the host under names of their own, for
    * `loss`: the same seed and step give the same.

@@ -71,7 +71,7 @@ export function gatherRows(rows: Rows, indices: ArrayLike<number>): HostTensor {
 }
 
 /** AdamW (Loshchilov & Hutter 2019) with the gradient's norm bounded; no decay of vectors. */
-function adamW(
+export function adamW(
   scope: Scope,
   slots: Scope,
 ): (loss: () => tf.Scalar, rate: tf.Tensor, step: tf.Tensor, decay: number) => tf.Scalar {

@@ -69,6 +69,11 @@ export interface Quantizer {
    * @param layers of a pyramid: how many of its layers are looked at; all when left out
    */
   assemble?(codes: tf.Tensor5D, layers?: number): tf.Tensor5D;
+  /** Of a pyramid: tokens of each layer in a latent frame of h × w, and its words where it has any. */
+  readonly lexical?: {
+    layers(h: number, w: number): number[];
+    words?(): readonly string[];
+  };
 }
 
 /** All positions as rows: [B, t, h, w, D] to [N, D]. */

@@ -135,6 +135,26 @@ export function readWords(
   return Float32Array.from(found!.data);
 }
 
+/** The words of a codebook's file by id: its metadata `words`, a JSON list. */
+export function readLexicon(path: string, size: number): readonly string[] {
+  const listed = existsSync(path)
+    ? decodeSafetensors(readFileSync(path)).metadata?.["words"]
+    : undefined;
+  let words: unknown;
+  try {
+    words = JSON.parse(listed ?? "");
+  } catch {
+    words = undefined; // told below
+  }
+  if (!Array.isArray(words) || words.length !== size) {
+    throw new UserError(
+      `tokenizer.quantizer.words: ${path} does not say what its ${size} words are`,
+      "write them as a JSON list into the file's metadata under `words`, as scripts/word-table.ts does",
+    );
+  }
+  return words.map(String);
+}
+
 /** The words' embeddings from a file, as an initial value. */
 function wordsOf(path: string, size: number, width: number): Initializer {
   return () => readWords("words", path, "embeddings", [size, width]);
@@ -299,6 +319,11 @@ export function build(config: SpaeConfig, scope: Scope): Quantizer {
     width,
     preNorm: false,
     remedy: "raise quantizer.commitment_weight, or give words of a scale nearer to the latents'",
+
+    lexical: {
+      layers: (h, w) => strides.map((s) => (h / s) * (w / s)),
+      ...(config.words && { words: () => readLexicon(config.words!, size) }),
+    },
 
     tokenGrid: ([t, h, w]) => [t, 1, strides.reduce((n, s) => n + (h / s) * (w / s), 0)],
 
