@@ -235,11 +235,16 @@ export async function openTransformer(
   const labels = Int32Array.from({ length: batch }, (_, b) => b % CLASSES);
   if (twin === "decode") {
     const { objective } = config;
-    if (objective!.type === "multimodal") {
-      throw new Error("no decoding workload has a multi-modal objective");
+    const { model } = config;
+    if (
+      objective!.type === "multimodal" ||
+      objective!.type === "diffusion" ||
+      model?.type !== "transformer"
+    ) {
+      throw new Error("decoding workloads have masked or causal objectives");
     }
     const mask = objective!.type === "masked";
-    const transformer = buildTransformer(config.model!, space, { mask }, scope);
+    const transformer = buildTransformer(model, space, { mask }, scope);
     const sample =
       objective!.type === "masked"
         ? buildMaskedSampler(device, transformer, objective!.sampling)

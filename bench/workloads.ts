@@ -199,8 +199,12 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
     name,
     threads,
   );
-  if (objective.type === "multimodal") {
-    throw new Error("no decoding workload has a multi-modal objective");
+  if (
+    objective.type === "multimodal" ||
+    objective.type === "diffusion" ||
+    model.type !== "transformer"
+  ) {
+    throw new Error("decoding workloads have masked or causal objectives");
   }
   const mask = objective.type === "masked";
   const transformer = buildTransformer(model, space, { mask }, scope.child("transformer"));
@@ -231,7 +235,7 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
 }
 
 type Sampler = (options: SampleOptions) => Promise<Int32Array>;
-type SimpleObjective = Exclude<ObjectiveConfig, { type: "multimodal" }>;
+type SimpleObjective = Exclude<ObjectiveConfig, { type: "multimodal" | "diffusion" }>;
 
 /** The objective with the likeliest token always, so that both sides make the same ones. */
 function withoutNoise(objective: SimpleObjective): SimpleObjective {

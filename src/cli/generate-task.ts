@@ -29,7 +29,7 @@ export interface TaskRequest {
 /** Frames at the end of a clip that a continuation starts from. */
 function givenFrames(run: OpenedRun, task: string): number {
   const { objective } = run.config;
-  if (objective?.type === "masked") {
+  if (objective?.type === "masked" || objective?.type === "diffusion") {
     return objective.condition_frames;
   }
   if (objective?.type === "multimodal" && task !== "I2V") {

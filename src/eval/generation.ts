@@ -6,12 +6,13 @@
 
 import { UserError } from "../config/errors.ts";
 import type { Sample } from "../data/dataset.ts";
+import { type DiffusionObjective, isDiffusion } from "../objectives/diffusion.ts";
 import { taskParts } from "../objectives/multimodal/layouts.ts";
 import { isMultimodal, type MultimodalObjective } from "../objectives/multimodal/objective.ts";
-import type { Objective } from "../objectives/objective.ts";
-import { variantEncoder } from "../objectives/variants.ts";
+import type { Objective, SampleOptions } from "../objectives/objective.ts";
+import { applyVariant, layoutOf, variantEncoder } from "../objectives/variants.ts";
 import type { Device } from "../runtime/device.ts";
-import { int32, sizeOf } from "../runtime/tensors.ts";
+import { float32, int32, sizeOf, uint8 } from "../runtime/tensors.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { toBytes } from "./clips.ts";
 import { tokenizerFunctions } from "./tokenize.ts";
@@ -43,6 +44,27 @@ export interface Made {
 /** The tasks that an objective can be asked for; empty when it samples by class. */
 export function tasksOf(objective: Objective): readonly string[] {
   return objective.tasks?.names ?? [];
+}
+
+/**
+ * Clips of an objective that samples by class: pixels [B, T, H, W, 3], not clipped, by way of ids or of
+ * latents.
+ */
+export function pixelSampler(
+  device: Device,
+  tokenizer: Tokenizer,
+  objective: Objective,
+): (options: Pick<SampleOptions, "labels" | "seed" | "onProgress">) => Promise<Float32Array> {
+  const { decode, decodeCodes } = tokenizerFunctions(device, tokenizer);
+  const { grid, factors, width } = tokenizer;
+  if (isDiffusion(objective)) {
+    const sample = objective.latentSampler(device);
+    return async (options) =>
+      decodeCodes(float32([options.labels.length, ...grid, width], await sample(options)));
+  }
+  const sample = objective.sampler(device);
+  return async (options) =>
+    decode(int32([options.labels.length, ...grid, factors.length], await sample(options)));
 }
 
 /**
@@ -79,6 +101,9 @@ export function clipGenerator(
   if (isMultimodal(objective)) {
     return multimodal(objective);
   }
+  if (isDiffusion(objective)) {
+    return diffusion(objective);
+  }
   const sample = objective.sampler(device);
   return async ({ task, sources, seed, onProgress }) => {
     const labels = Int32Array.from(sources, ({ label }) => label);
@@ -99,6 +124,38 @@ export function clipGenerator(
       ...(variant && { shown: split(shown, sources.length) }),
     };
   };
+
+  function diffusion(model: DiffusionObjective): (request: ClipRequest) => Promise<Made> {
+    const sampleLatents = model.latentSampler(device);
+    const functions = tokenizerFunctions(device, tokenizer);
+    const layout = layoutOf(tokenizer, model.tasks?.conditionFrames ?? 1);
+    return async ({ task, sources, seed, onProgress }) => {
+      const size = sources.length;
+      const labels = Int32Array.from(sources, ({ label }) => label);
+      let shown: Uint8Array | undefined;
+      let given: { task: number; codes?: Float32Array } | undefined;
+      if (task !== undefined) {
+        given = { task: taskIndex(model, task) };
+        if (task !== "CG") {
+          // The first latents see the given frames alone, so what stands behind them does not matter.
+          shown = clipsOf(sources);
+          for (let i = 0; i < size; i++) {
+            const clip = shown.subarray(i * values, (i + 1) * values);
+            clip.set(applyVariant("FP", clip, layout));
+          }
+          const { codes } = await functions.encode(uint8([size, frames, height, width, 3], shown));
+          given = { ...given, codes };
+        }
+      }
+      const progress = onProgress && { onProgress };
+      const made = await sampleLatents({ labels, seed, ...given, ...progress });
+      const codes = float32([size, ...tokenizer.grid, model.width], made);
+      return {
+        clips: split(toBytes(await functions.decodeCodes(codes)), size),
+        ...(shown && { shown: split(shown, size) }),
+      };
+    };
+  }
 
   function multimodal(model: MultimodalObjective): (request: ClipRequest) => Promise<Made> {
     const generate = model.generator(device);

@@ -6,7 +6,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import type { Device } from "../runtime/device.ts";
 import type { HostTensor } from "../runtime/tensors.ts";
-import { hostDecoder, hostEncoder, hostReconstructor } from "../tokenizers/host.ts";
+import { hostCodeDecoder, hostDecoder, hostEncoder, hostReconstructor } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 
 /** Host-side functions of one tokenizer on one device. */
@@ -17,6 +17,8 @@ export interface TokenizerFunctions {
   readonly reconstruct: (clips: HostTensor) => Promise<Float32Array>;
   /** Ids [B, t, h, w, F] int32 to decoded pixels [B, T, H, W, 3], not clipped. */
   readonly decode: (ids: HostTensor) => Promise<Float32Array>;
+  /** Codes [B, t, h, w, D] float32 to decoded pixels; not for external tokenizers. */
+  readonly decodeCodes: (codes: HostTensor) => Promise<Float32Array>;
 }
 
 const known = new WeakMap<Device, WeakMap<Tokenizer, TokenizerFunctions>>();
@@ -45,6 +47,7 @@ function compile(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
   const encode = hostEncoder(device, tokenizer, "eval/encode");
   const reconstruct = hostReconstructor(device, tokenizer, "eval/reconstruct");
   const decode = hostDecoder(device, tokenizer, "eval/decode");
+  const decodeCodes = hostCodeDecoder(device, tokenizer, "eval/decode-codes");
   return {
     async encode(clips) {
       const { ids, codes } = await encode(clips);
@@ -52,5 +55,6 @@ function compile(device: Device, tokenizer: Tokenizer): TokenizerFunctions {
     },
     reconstruct: async (clips) => (await reconstruct(clips)).data as Float32Array,
     decode: async (ids) => (await decode(ids)).data as Float32Array,
+    decodeCodes: async (codes) => (await decodeCodes(codes)).data as Float32Array,
   };
 }

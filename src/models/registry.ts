@@ -1,8 +1,12 @@
 /** @file The transformers that an experiment can name under `model`. */
 
 import { component, type Static } from "../config/schema.ts";
+import { diffusionTransformerSchema } from "./diffusion-transformer.ts";
 import { transformerSchema } from "./transformer.ts";
 
-export const models = { transformer: { schema: transformerSchema } } as const;
-export const modelSchema = component("models", models, "The transformer over tokens.");
+export const models = {
+  transformer: { schema: transformerSchema },
+  "diffusion-transformer": { schema: diffusionTransformerSchema },
+} as const;
+export const modelSchema = component("models", models, "The transformer over tokens or latents.");
 export type ModelConfig = Static<typeof modelSchema>;

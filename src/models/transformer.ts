@@ -100,7 +100,7 @@ export const initStd = (width: number) => Math.sqrt(2 / (5 * width));
 
 /** A fault of the sizes against each other, in the words of the config, or nothing. */
 export function checkTransformer(
-  config: TransformerConfig,
+  config: Pick<TransformerConfig, "width" | "heads">,
 ): { path: string; message: string; hint: string }[] {
   if (config.width % config.heads === 0) {
     return [];

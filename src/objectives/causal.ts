@@ -11,9 +11,8 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
-import type { ModelConfig } from "../models/registry.ts";
 import type { Scope } from "../models/scope.ts";
-import { buildTransformer } from "../models/transformer.ts";
+import { buildTransformer, type TransformerConfig } from "../models/transformer.ts";
 import { Random } from "../runtime/random.ts";
 import { buildCausalSampler, causalSamplingSchema } from "./causal-sampler.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
@@ -56,7 +55,7 @@ export interface CausalObjective extends Objective {
 /** Build the transformer and its causal objective in `scope`. */
 export function buildCausal(
   config: CausalConfig,
-  model: ModelConfig,
+  model: TransformerConfig,
   space: TokenSpace,
   scope: Scope,
 ): CausalObjective {

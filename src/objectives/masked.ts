@@ -21,9 +21,8 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
-import type { ModelConfig } from "../models/registry.ts";
 import type { Scope } from "../models/scope.ts";
-import { buildTransformer, tokenCount } from "../models/transformer.ts";
+import { buildTransformer, tokenCount, type TransformerConfig } from "../models/transformer.ts";
 import type { Device } from "../runtime/device.ts";
 import { Random } from "../runtime/random.ts";
 import { bool, type HostTensors, int32 } from "../runtime/tensors.ts";
@@ -100,7 +99,7 @@ export type MaskedConfig = Static<typeof maskedSchema>;
 /** Build the transformer and its masked objective in `scope`. */
 export function buildMasked(
   config: MaskedConfig,
-  model: ModelConfig,
+  model: TransformerConfig,
   space: TokenSpace,
   scope: Scope,
 ): Objective {

@@ -15,6 +15,8 @@ export interface TokenSpace {
   readonly grid: readonly [number, number, number];
   /** Sizes of the F sub-vocabularies. */
   readonly factors: readonly number[];
+  /** Channels of a latent, where latents are continuous. */
+  readonly latentWidth?: number;
   /** Number of class labels; 0 when there are none. */
   readonly classes: number;
   /** The clips behind the tokens, which conditional tasks are laid out on. */
@@ -39,6 +41,8 @@ export interface TokenBatch {
   /** B labels. */
   readonly labels: Int32Array;
   readonly size: number;
+  /** B·N·C latents, for objectives over continuous latents. */
+  readonly codes?: Float32Array;
   /** For objectives with tasks. */
   readonly conditions?: TaskConditions;
   /** [B, L] ids of captions, -1 behind their ends, for objectives that read text. */

@@ -4,6 +4,7 @@ import { component, type Static } from "../config/schema.ts";
 import type { ModelConfig } from "../models/registry.ts";
 import type { Scope } from "../models/scope.ts";
 import { buildCausal, causalSchema } from "./causal.ts";
+import { buildDiffusion, diffusionSchema } from "./diffusion.ts";
 import { buildMasked, maskedSchema } from "./masked.ts";
 import { buildMultimodal, multimodalSchema } from "./multimodal/objective.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
@@ -13,6 +14,7 @@ export const objectives = {
   masked: { schema: maskedSchema, build: buildMasked },
   causal: { schema: causalSchema, build: buildCausal },
   multimodal: { schema: multimodalSchema, build: buildMultimodal },
+  diffusion: { schema: diffusionSchema, build: buildDiffusion },
 } as const;
 export const objectiveSchema = component(
   "objectives",
@@ -62,6 +64,15 @@ export function buildObjective(
   space: TokenSpace,
   scope: Scope,
 ): Objective {
+  if (config.type === "diffusion") {
+    if (model.type !== "diffusion-transformer") {
+      throw new RangeError("a diffusion needs a diffusion-transformer");
+    }
+    return buildDiffusion(config, model, space, scope);
+  }
+  if (model.type !== "transformer") {
+    throw new RangeError(`the objective ${config.type} needs a transformer over tokens`);
+  }
   switch (config.type) {
     case "masked":
       return buildMasked(config, model, space, scope);

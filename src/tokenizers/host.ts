@@ -64,6 +64,14 @@ export function hostDecoder(device: Device, tokenizer: Tokenizer, name: string) 
   return async (ids: HostTensor): Promise<HostTensor> => (await decode({ ids }))["pixels"]!;
 }
 
+/** Codes [B, t, h, w, D] float32 to pixels [B, T, H, W, 3], not clipped. Not for external tokenizers. */
+export function hostCodeDecoder(device: Device, tokenizer: Tokenizer, name: string) {
+  const decode = device.compile(name, ({ codes }) => ({
+    pixels: tokenizer.decode(codes as tf.Tensor5D),
+  }));
+  return async (codes: HostTensor): Promise<HostTensor> => (await decode({ codes }))["pixels"]!;
+}
+
 /** Clips to their reconstructions, without a detour over the host where there is none. */
 export function hostReconstructor(device: Device, tokenizer: Tokenizer, name: string) {
   const { external } = tokenizer;

@@ -9,10 +9,12 @@ import { datasetSchema } from "../data/registry.ts";
 import { soundLength } from "../data/shapes/sound.ts";
 import { suiteSchema } from "../eval/registry.ts";
 import { modelSchema } from "../models/registry.ts";
+import { Scope } from "../models/scope.ts";
 import { checkTransformer } from "../models/transformer.ts";
+import { checkDiffusion } from "../objectives/diffusion.ts";
 import { checkObjective, objectiveSchema } from "../objectives/registry.ts";
 import { type DeviceConfig, deviceSchema } from "../runtime/registry.ts";
-import { checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
+import { buildTokenizer, checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
 import type { ClipShape } from "../tokenizers/tokenizer.ts";
 import { trainerSchema } from "./options.ts";
 
@@ -65,15 +67,64 @@ export const checks: readonly Check<Experiment>[] = [
   ({ tokenizer, objective }) =>
     "quantizer" in tokenizer &&
     tokenizer.quantizer.type === "none" &&
-    (objective?.type === "masked" || objective?.type === "causal")
+    objective !== undefined &&
+    objective.type !== "diffusion"
       ? [
           {
             path: "objective",
             message: `a ${objective.type} transformer learns ids, and this tokenizer's latents are continuous`,
-            hint: "use a quantizer, or an objective over continuous latents",
+            hint: "use a quantizer, or an objective over continuous latents (diffusion)",
           },
         ]
       : [],
+  ({ tokenizer, objective }) =>
+    objective?.type === "diffusion" &&
+    !("quantizer" in tokenizer && tokenizer.quantizer.type === "none")
+      ? [
+          {
+            path: "objective",
+            message: "diffusion learns continuous latents, and this tokenizer's are quantized",
+            hint: "use `quantizer: { type: none }`, or an objective over ids (masked, causal)",
+          },
+        ]
+      : [],
+  ({ model, objective }) =>
+    model &&
+    objective &&
+    (model.type === "diffusion-transformer") !== (objective.type === "diffusion")
+      ? [
+          {
+            path: "model",
+            message: `the objective ${objective.type} does not train a ${model.type}`,
+            hint:
+              objective.type === "diffusion"
+                ? "use `model: '@walt-small'`"
+                : "use `model: '@transformer-tiny'`",
+          },
+        ]
+      : [],
+  (config) => {
+    const { objective, model, tokenizer, trainer } = config;
+    if (objective?.type !== "diffusion") {
+      return [];
+    }
+    if (trainer.tokens.store !== null) {
+      return [
+        {
+          path: "trainer.tokens.store",
+          message: "token stores hold ids, and a diffusion learns continuous latents",
+          hint: "train it from the data set",
+        },
+      ];
+    }
+    const clip = clipShape(config);
+    if (checkTokenizer(tokenizer, clip).length > 0) {
+      return []; // said already
+    }
+    const { grid, causal } = buildTokenizer(tokenizer, clip, Scope.shapes());
+    const fitting = model?.type === "diffusion-transformer" ? model : undefined;
+    return checkDiffusion(objective, fitting, grid, { ...clip, causal });
+  },
   ({ tokenizer, trainer }) =>
     tokenizer.type === "onnx" && trainer.tokenizer.steps > 0
       ? [

@@ -33,6 +33,7 @@ export function makeObjective(
   const space = {
     grid: tokenizer.grid,
     factors: tokenizer.factors,
+    ...(tokenizer.continuous && { latentWidth: tokenizer.width }),
     classes: dataset.classes.length,
     clip: { ...tokenizer.clip, causal: tokenizer.causal },
     ...modalities,

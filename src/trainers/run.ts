@@ -13,6 +13,7 @@ import type { Dataset } from "../data/dataset.ts";
 import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Device } from "../runtime/device.ts";
+import { isDiffusion } from "../objectives/diffusion.ts";
 import type { Objective } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { findAddon } from "../runtime/native/addon.ts";
@@ -30,13 +31,14 @@ import { type Output, type Part, Progress, standardOutput } from "./logging/prog
 import { checkpointDir, trainStage } from "./loop.ts";
 import { openModalities, prepareModalities, readModalities } from "./modalities.ts";
 import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
+import { setVariable } from "./packing.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";
 import { runId } from "./run-id.ts";
 import { exitCodeOf, Interrupted, listenForSignals, StopRequest } from "./signals.ts";
 import { adoptTokenizer, publishTokenizer } from "./stages.ts";
 import { tokenizerTask } from "./tokenizer-stage.ts";
-import { cacheTokens, readTokens, tokensPath } from "./tokens.ts";
+import { cacheTokens, latentStatistics, readTokens, tokensPath } from "./tokens.ts";
 import { type TokenSource, transformerTask } from "./transformer-stage.ts";
 
 export interface RunOptions {
@@ -233,9 +235,15 @@ async function runStages(
       conditions: readConditions(run.dir, split, built.tasks),
       modalities: readModalities(run.dir, split, modalities),
     });
+    const tokens = { train: source("train"), validation: source("validation") };
+    if (isDiffusion(built)) {
+      const { mean, deviation } = latentStatistics(tokens.train.tokens, built.width);
+      setVariable(built.mean, mean);
+      setVariable(built.deviation, deviation);
+    }
     await trainStage(
       run,
-      transformerTask(built, trainer.transformer, source("train"), source("validation"), seed),
+      transformerTask(built, trainer.transformer, tokens.train, tokens.validation, seed),
     );
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
     loadAveraged(built.scope, last);

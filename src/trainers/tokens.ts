@@ -1,6 +1,7 @@
 /**
  * @file The second stage: the tokens of all clips, computed once and kept as Apache Arrow IPC files
- * (tokens/train.arrow, tokens/validation.arrow), one row a clip. While a split is being encoded its
+ * (tokens/train.arrow, tokens/validation.arrow), one row a clip. Continuous latents stand beside the ids as they are,
+ * not normalised. While a split is being encoded its
  * finished pieces lie beside as files of their own, so an interruption loses one piece at most.
  */
 
@@ -9,6 +10,7 @@ import { join } from "node:path";
 import {
   Field,
   FixedSizeList,
+  Float32,
   Int32,
   makeData,
   RecordBatch,
@@ -26,8 +28,8 @@ import type { Dataset } from "../data/dataset.ts";
 import { type Batch, onePass } from "../data/loader.ts";
 import type { TokenBatch } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
-import { sizeOf, uint8 } from "../runtime/tensors.ts";
-import { hostIds } from "../tokenizers/host.ts";
+import { type HostTensor, sizeOf, uint8 } from "../runtime/tensors.ts";
+import { hostEncoder, hostIds } from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { removeTemporaries } from "./checkpoint.ts";
 import type { RunContext, Split } from "./context.ts";
@@ -44,6 +46,8 @@ export interface TokenCache {
   readonly length: number;
   /** [size, length] */
   readonly ids: Uint16Array;
+  /** Latents t·h·w·C a clip, where the tokenizer's are continuous. */
+  readonly codes?: Float32Array;
   /** [size]; -1 without a class. */
   readonly labels: Int32Array;
   /** The ids of some rows, [rows, length], where that is faster than to unpack all. */
@@ -61,11 +65,38 @@ export function tokenBatch(cache: TokenCache, rows: Uint32Array): TokenBatch {
   if (cache.rows) {
     return { ids: cache.rows(rows), labels, size: rows.length };
   }
+  const { codes: all } = cache;
+  const width = (all?.length ?? 0) / Math.max(1, cache.size);
+  const codes = all && new Float32Array(rows.length * width);
   const ids = new Int32Array(rows.length * cache.length);
   for (const [i, row] of rows.entries()) {
     ids.set(cache.ids.subarray(row * cache.length, (row + 1) * cache.length), i * cache.length);
+    codes?.set(all!.subarray(row * width, (row + 1) * width), i * width);
   }
-  return { ids, labels, size: rows.length };
+  return { ids, labels, size: rows.length, ...(codes && { codes }) };
+}
+
+/**
+ * Mean and standard deviation of each channel over all latents of a cache, [width] each. A channel that
+ * never changes has a deviation of 1.
+ */
+export function latentStatistics(
+  { codes }: Pick<TokenCache, "codes">,
+  width: number,
+): { readonly mean: Float32Array; readonly deviation: Float32Array } {
+  if (codes === undefined || codes.length === 0) {
+    throw new UserError(
+      "the cached tokens hold no latents",
+      "delete the run's tokens folder to make it again",
+    );
+  }
+  const count = codes.length / width;
+  const mean = new Float64Array(width);
+  const square = new Float64Array(width);
+  codes.forEach((value, i) => (mean[i % width]! += value / count));
+  codes.forEach((value, i) => (square[i % width]! += (value - mean[i % width]!) ** 2 / count));
+  const deviation = Float32Array.from(square, (v) => (v > 1e-12 ? Math.sqrt(v) : 1));
+  return { mean: Float32Array.from(mean), deviation };
 }
 
 /** The path of a split's cache, or of a variant's: the clips changed before they are encoded. */
@@ -114,7 +145,9 @@ export async function cacheTokens(
   const pieces = path.replace(/\.arrow$/, ".pieces");
   mkdirSync(pieces, { recursive: true });
   removeTemporaries(pieces);
-  const encode = hostIds(run.device, tokenizer, "tokens-encode");
+  const encode = tokenizer.continuous
+    ? hostEncoder(run.device, tokenizer, "tokens-encode")
+    : idsOnly(hostIds(run.device, tokenizer, "tokens-encode"));
   const files: string[] = [];
   for (let first = 0; first < options.clips; first += PIECE) {
     const file = join(pieces, `${String(first).padStart(9, "0")}.arrow`);
@@ -140,9 +173,15 @@ export async function cacheTokens(
   rmSync(pieces, { recursive: true, force: true });
 }
 
+type Encode = (clips: HostTensor) => Promise<{ ids: HostTensor; codes?: HostTensor }>;
+
+const idsOnly =
+  (encode: ReturnType<typeof hostIds>): Encode =>
+  async (clips) => ({ ids: await encode(clips) });
+
 async function encodeBatch(
-  encode: ReturnType<typeof hostIds>,
-  { clip, grid, factors, modality }: Tokenizer,
+  encode: Encode,
+  { clip, grid, factors, modality, width }: Tokenizer,
   batch: Batch,
   size: number,
 ): Promise<Rows> {
@@ -154,12 +193,17 @@ async function encodeBatch(
     modality === "audio"
       ? soundInput(batch.audio, clip.samples ?? 0, size)
       : uint8([size, ...shape], clips);
-  const ids = await encode(input);
+  const { ids, codes } = await encode(input);
   const length = sizeOf(grid) * factors.length;
   return {
     size: batch.size,
     length,
     ids: Uint16Array.from((ids.data as Int32Array).subarray(0, batch.size * length)),
+    ...(codes && {
+      codes: Float32Array.from(
+        (codes.data as Float32Array).subarray(0, batch.size * sizeOf(grid) * width),
+      ),
+    }),
     labels: batch.labels,
     clips: batch.ids,
     captions: batch.captions,
@@ -199,42 +243,59 @@ function concatRows(parts: readonly Rows[]): Rows {
   const size = parts.reduce((sum, part) => sum + part.size, 0);
   const ids = new Uint16Array(size * length);
   const labels = new Int32Array(size);
+  const width = (parts[0]?.codes?.length ?? 0) / (parts[0]?.size ?? 1);
+  const codes = width > 0 ? new Float32Array(size * width) : undefined;
   let row = 0;
   for (const part of parts) {
     ids.set(part.ids, row * length);
     labels.set(part.labels, row);
+    if (part.codes) {
+      codes?.set(part.codes, row * width);
+    }
     row += part.size;
   }
   return {
     size,
     length,
     ids,
+    ...(codes && { codes }),
     labels,
     clips: parts.flatMap((part) => part.clips),
     captions: parts.flatMap((part) => part.captions),
   };
 }
 
-/** An Arrow IPC file: clip (utf8), label (int32), caption (utf8), ids (fixed-size list of uint16). */
-function encodeRows({ size, length, ids, labels, clips, captions }: Rows): Uint8Array {
+/**
+ * An Arrow IPC file: clip (utf8), label (int32), caption (utf8), ids (fixed-size list of uint16) and,
+ * for continuous latents, codes (fixed-size list of float32).
+ */
+function encodeRows({ size, length, ids, codes, labels, clips, captions }: Rows): Uint8Array {
   const clip = vectorFromArray(clips, new Utf8()).data[0]!;
   const caption = vectorFromArray(captions, new Utf8()).data[0]!;
   const label = makeData({ type: new Int32(), length: size, data: labels });
   const values = makeData({ type: new Uint16(), length: ids.length, data: ids });
   const listType = new FixedSizeList(length, new Field("item", new Uint16(), false));
   const list = makeData({ type: listType, length: size, child: values });
+  const width = codes ? codes.length / Math.max(1, size) : 0;
+  const codesType = new FixedSizeList(width, new Field("item", new Float32(), false));
   const schema = new Schema([
     new Field("clip", new Utf8(), false),
     new Field("label", new Int32(), false),
     new Field("caption", new Utf8(), false),
     new Field("ids", listType, false),
+    ...(codes ? [new Field("codes", codesType, false)] : []),
   ]);
   const struct = makeData({
     type: new Struct(schema.fields),
     length: size,
-    children: [clip, label, caption, list],
+    children: [clip, label, caption, list, ...(codes ? [floatList(codesType, size, codes)] : [])],
   });
   return tableToIPC(new Table(schema, [new RecordBatch(schema, struct)]), "file");
+}
+
+function floatList(type: FixedSizeList<Float32>, size: number, data: Float32Array) {
+  const child = makeData({ type: new Float32(), length: data.length, data });
+  return makeData({ type, length: size, child });
 }
 
 function decodeRows(bytes: Uint8Array): Rows {
@@ -249,10 +310,14 @@ function decodeRows(bytes: Uint8Array): Rows {
   }
   const { listSize } = list.type as FixedSizeList;
   const ids = list.children[0]!.values as Uint16Array;
+  const latents = table.getChild("codes")?.data[0];
+  const codes = latents?.children[0]!.values as Float32Array | undefined;
+  const width = latents ? (latents.type as FixedSizeList).listSize : 0;
   return {
     size: table.numRows,
     length: listSize,
     ids: ids.subarray(0, table.numRows * listSize),
+    ...(codes && { codes: codes.subarray(0, table.numRows * width) }),
     labels: labels.subarray(0, table.numRows),
     clips: Array.from(table.getChild("clip")!, String),
     captions: Array.from(table.getChild("caption")!, String),

@@ -1,16 +1,21 @@
 import { describe, expect, test } from "vitest";
 import { loadConfig } from "../../src/config/resolve.ts";
+import {
+  buildDiffusionTransformer,
+  type DiffusionTransformerConfig,
+} from "../../src/models/diffusion-transformer.ts";
 import { buildPrefixLm } from "../../src/models/prefix-lm.ts";
 import { type ModelConfig, modelSchema } from "../../src/models/registry.ts";
 import { Scope } from "../../src/models/scope.ts";
-import { buildTransformer } from "../../src/models/transformer.ts";
+import { buildTransformer, type TransformerConfig } from "../../src/models/transformer.ts";
 import { layVocabulary } from "../../src/objectives/multimodal/vocabulary.ts";
 
-const model = (name: string): ModelConfig =>
+const preset = (name: string): ModelConfig =>
   loadConfig<ModelConfig>({
     file: new URL(`../../configs/models/${name}.yaml`, import.meta.url).pathname,
     schema: modelSchema,
   }).config;
+const model = (name: string) => preset(name) as TransformerConfig;
 
 describe("models in the papers' sizes, counted without values", () => {
   // 101 classes of UCF-101, ten task prompts: embeddings that BERT's count does not have.
@@ -33,6 +38,30 @@ describe("models in the papers' sizes, counted without values", () => {
     };
     expect(count([512, 512])).toBe(count([1024]));
     expect(count([2 ** 18]) - count([1024])).toBe((2 ** 18 - 1024) * 1025);
+  });
+
+  // 17×128×128 clips: 5×16×16 latents of 8 channels, their estimate, two given frames and their mask.
+  test.each([
+    ["walt-l", 313e6],
+    ["walt-xl", 460e6],
+  ])("W.A.L.T with %s has %d parameters within one percent", (name, expected) => {
+    const scope = Scope.shapes();
+    const space = { grid: [5, 16, 16], width: 8, classes: 101 } as const;
+    buildDiffusionTransformer(preset(name) as DiffusionTransformerConfig, space, 25, scope);
+    expect(Math.abs(scope.parameterCount() / expected - 1)).toBeLessThan(0.01);
+  });
+
+  test("low-rank adaptive norms make 475 M parameters of ViT-g 12 M", () => {
+    const scope = Scope.shapes();
+    const [width, depth] = [1408, 40];
+    const config = { ...preset("walt-l"), width, depth, heads: 16 } as DiffusionTransformerConfig;
+    buildDiffusionTransformer(config, { grid: [5, 16, 16], width: 8, classes: 0 }, 8, scope);
+    let adaptive = 0;
+    for (const [name, { size }] of scope.trainable()) {
+      adaptive += /^(adaptive|block\d+\/lora)\//.test(name) ? size : 0;
+    }
+    expect(Math.round((depth * 6 * width * width) / 1e6)).toBe(476);
+    expect(Math.floor(adaptive / 1e6)).toBe(12);
   });
 
   test.each([

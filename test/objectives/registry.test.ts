@@ -27,8 +27,9 @@ describe("presets", () => {
   });
 
   test("what a preset leaves out has its default", () => {
-    expect(load("masked").sampling.top_p).toBe(1);
-    expect(load("causal").sampling.top_p).toBe(1);
+    expect(load("masked").sampling).toMatchObject({ top_p: 1 });
+    expect(load("causal").sampling).toMatchObject({ top_p: 1 });
+    expect(load("diffusion").sampling).toMatchObject({ guidance_schedule: "constant" });
   });
 
   test("unknown keys and values out of range are errors", () => {

@@ -12,9 +12,8 @@ import type { Dataset } from "../../data/dataset.ts";
 import { taskParts } from "../../objectives/multimodal/layouts.ts";
 import { isMultimodal } from "../../objectives/multimodal/objective.ts";
 import type { Objective } from "../../objectives/objective.ts";
-import { clipGenerator, tasksOf } from "../generation.ts";
+import { clipGenerator, pixelSampler, tasksOf } from "../generation.ts";
 import { Random } from "../../runtime/random.ts";
-import { type HostTensor, int32 } from "../../runtime/tensors.ts";
 import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys } from "../clips.ts";
 import { clipChoices, type ProtocolName, score } from "../protocols.ts";
 import type { EvalContext, Score } from "../suite.ts";
@@ -422,26 +421,20 @@ export async function* generate(
   objective: Objective,
   labels: readonly number[],
   seed: number,
-): AsyncGenerator<{ pixels: Float32Array; shape: number[]; size: number; ids: HostTensor }> {
+): AsyncGenerator<{ pixels: Float32Array; shape: number[]; size: number }> {
   const { device, batch, tokenizer } = context;
-  const { decode } = tokenizerFunctions(device, tokenizer);
-  const sample = objective.sampler(device);
+  const sample = pixelSampler(device, tokenizer, objective);
   const { frames, height, width } = tokenizer.clip;
   for (let from = 0; from < labels.length; from += batch) {
     // The last batch is filled up with its last label: one shape, one compilation.
     const wanted = Int32Array.from({ length: batch }, (_, i) =>
       objective.space.classes > 0 ? labels[Math.min(from + i, labels.length - 1)]! : 0,
     );
-    const drawn = await sample({
-      labels: wanted,
-      seed: new Random(seed, "eval/generate", from).uint32(),
-    });
-    const ids = int32([batch, ...tokenizer.grid, tokenizer.factors.length], drawn);
+    const drawn = new Random(seed, "eval/generate", from).uint32();
     yield {
-      pixels: await decode(ids),
+      pixels: await sample({ labels: wanted, seed: drawn }),
       shape: [batch, frames, height, width, 3],
       size: Math.min(batch, labels.length - from),
-      ids,
     };
   }
 }

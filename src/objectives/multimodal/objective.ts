@@ -14,9 +14,8 @@ import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
 import { closed, type Static, Type } from "../../config/schema.ts";
 import { buildPrefixLm, firstPlaces } from "../../models/prefix-lm.ts";
-import type { ModelConfig } from "../../models/registry.ts";
 import type { Scope } from "../../models/scope.ts";
-import { tokenCount } from "../../models/transformer.ts";
+import { tokenCount, type TransformerConfig } from "../../models/transformer.ts";
 import type { Device } from "../../runtime/device.ts";
 import { softmaxCrossEntropy } from "../../runtime/ops.ts";
 import { Random } from "../../runtime/random.ts";
@@ -179,7 +178,7 @@ export function multimodalSizes(config: MultimodalConfig, space: TokenSpace): Si
 /** Build the language model and its objective in `scope`. */
 export function buildMultimodal(
   config: MultimodalConfig,
-  model: ModelConfig,
+  model: TransformerConfig,
   space: TokenSpace,
   scope: Scope,
 ): MultimodalObjective {
