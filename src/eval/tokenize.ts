@@ -6,7 +6,12 @@
 import * as tf from "@tensorflow/tfjs-core";
 import type { Device } from "../runtime/device.ts";
 import type { HostTensor } from "../runtime/tensors.ts";
-import { hostCodeDecoder, hostDecoder, hostEncoder, hostReconstructor } from "../tokenizers/host.ts";
+import {
+  hostCodeDecoder,
+  hostDecoder,
+  hostEncoder,
+  hostReconstructor,
+} from "../tokenizers/host.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 
 /** Host-side functions of one tokenizer on one device. */
