@@ -176,12 +176,14 @@ describe("windows", () => {
     const windowed = { ...model, depth: 1, spatial_window: [1, 2, 2] };
     const scope = Scope.root(1);
     const latents = { grid, width: 2, classes: 0 };
-    const { predict } = buildDiffusionTransformer(windowed, latents, 2, scope);
+    const network = buildDiffusionTransformer(windowed, latents, 2, scope);
     shake(scope);
     const values = new Random(6, "x").normals(length);
     const time = tf.tensor2d(timeFeatures([300]), [1, TIME_FEATURES]);
     const run = () =>
-      predict(tf.tensor5d(values, [1, ...grid, 2]), time, tf.tensor1d([0], "int32")).dataSync();
+      network
+        .predict(tf.tensor5d(values, [1, ...grid, 2]), time, tf.tensor1d([0], "int32"))
+        .dataSync();
     const before = run();
     values[0] = values[0]! + 3; // the first position of the first frame
     const after = run();

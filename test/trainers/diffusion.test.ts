@@ -54,7 +54,7 @@ describe("a run", { timeout: 120_000 }, () => {
       "scores.json",
     ]) {
       const [a, b] = [result.dir, resumed.dir].map((dir) => readFileSync(join(dir, name)));
-      expect(a!.equals(b!), name).toBe(true);
+      expect({ name, equal: a!.equals(b!) }).toEqual({ name, equal: true });
     }
   });
 
