@@ -16,6 +16,7 @@ interface Options {
   readonly baseline?: readonly string[];
   readonly long?: boolean;
   readonly runs?: boolean;
+  readonly sql?: string;
   readonly format: Format;
   readonly out?: string;
   readonly center: Center;
@@ -34,6 +35,7 @@ export function addCompare(program: Command): void {
     .option("--baseline <key=value...>", "differences to this configuration, paired by seed")
     .option("--long", "a line a configuration and score, with everything known")
     .option("--runs", "a line a run and score, nothing aggregated")
+    .option("--sql <query>", "ask the tables `runs` and `comparison` (needs @duckdb/node-api)")
     .addOption(
       new Option("--format <format>", "what to print")
         .choices(["terminal", "markdown", "latex", "csv", "parquet", "json"])
@@ -69,7 +71,8 @@ Examples:
   tessera compare results/sweeps/quickstart-seeds
   tessera compare results/quickstart --scores psnr frechet --baseline tokenizer.type=magvit
   tessera compare @vocabulary --format latex --out table.tex
-  tessera compare results/sweeps/a results/sweeps/b --runs --format csv`,
+  tessera compare results/sweeps/a results/sweeps/b --runs --format csv
+  tessera compare results/quickstart --sql "select score, max(value) from runs group by score"`,
     )
     .action(run);
 }
@@ -108,7 +111,8 @@ async function show(comparison: Comparison, options: Options): Promise<void> {
     import("../reports/compare/formats.ts"),
   ]);
   const { format, out } = options;
-  const rows = options.runs ? runRows(comparison) : longRows(comparison);
+  const own = options.runs ? runRows(comparison) : longRows(comparison);
+  const rows = options.sql === undefined ? own : await asked(comparison, options.sql);
   const give = (text: string): void => {
     if (out === undefined) {
       print(text.replace(/\n$/, ""));
@@ -129,7 +133,8 @@ async function show(comparison: Comparison, options: Options): Promise<void> {
         ? printJson(rows)
         : writeFileSync(out, JSON.stringify(rows, null, 2));
     default: {
-      const tables = options.long || options.runs ? [asTable(rows)] : wideTables(comparison);
+      const isLong = options.long || options.runs || options.sql !== undefined;
+      const tables = isLong ? [asTable(rows)] : wideTables(comparison);
       if (format === "markdown") {
         return give(formats.markdown(tables, comparison.notes));
       }
@@ -139,6 +144,15 @@ async function show(comparison: Comparison, options: Options): Promise<void> {
       return give(terminal(tables, comparison.notes));
     }
   }
+}
+
+/** What a query says of the comparison, as --runs and --long have it. */
+async function asked(comparison: Comparison, query: string): Promise<LongRow[]> {
+  const [{ queryTables }, { longRows, runRows }] = await Promise.all([
+    import("../reports/compare/sql.ts"),
+    import("../reports/compare/tables.ts"),
+  ]);
+  return queryTables({ runs: runRows(comparison), comparison: longRows(comparison) }, query);
 }
 
 /** Records as a table of text. */

@@ -4,12 +4,12 @@
  * never meant.
  */
 
-import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
+import type { ErrorObject } from "ajv";
+import { isValid, validator } from "./judge.ts";
 import { nearest, type Problem, suggest } from "./problems.ts";
 import {
   type ConfigNode,
   childNode,
-  type Json,
   type Origin,
   type Path,
   printPath,
@@ -24,27 +24,6 @@ import {
   memberNames,
   objectOf,
 } from "./walk.ts";
-
-const compiled = new WeakMap<object, ValidateFunction>();
-
-function validator(schema: JsonSchema): ValidateFunction {
-  let validate = compiled.get(schema);
-  if (!validate) {
-    const ajv = new Ajv({
-      allErrors: true,
-      discriminator: true,
-      strict: true,
-      // A component union requires `type`, which only its members describe.
-      strictRequired: false,
-      allowUnionTypes: true,
-      verbose: true,
-    });
-    ajv.addVocabulary(["group", "semantic"]);
-    validate = ajv.compile(schema);
-    compiled.set(schema, validate);
-  }
-  return validate;
-}
 
 const pointerPath = (pointer: string): string[] =>
   pointer
@@ -272,8 +251,12 @@ export function isWithin(path: Path, above: Path): boolean {
  * @returns a problem for each fault, at most one a path, none for values already marked broken
  */
 export function validate(root: ConfigNode, schema: JsonSchema): { problem: Problem; path: Path }[] {
+  const value = toJson(root);
+  if (isValid(value, schema)) {
+    return [];
+  }
   const check = validator(schema);
-  if (check(toJson(root))) {
+  if (check(value)) {
     return [];
   }
   const broken = brokenPaths(root);
@@ -292,11 +275,6 @@ export function validate(root: ConfigNode, schema: JsonSchema): { problem: Probl
     found.set(at, { problem, path });
   }
   return [...found.values()];
-}
-
-/** Whether a plain value is valid; quicker than `validate` where most are. */
-export function isValid(value: Json, schema: JsonSchema): boolean {
-  return validator(schema)(value);
 }
 
 /** The schema that rules a map, or the schema itself; for those who walk a valid value. */

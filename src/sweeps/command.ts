@@ -36,7 +36,7 @@ export function trialCommand(folder: SweepFolder, trial: TrialRow): string[] {
   }
   const values: { readonly [name: string]: string } = {
     config,
-    dir: resolve(folder.record.cwd, trial.dir),
+    dir: folder.at(trial.dir),
     id: trial.id,
     seed: String(trial.seed),
   };

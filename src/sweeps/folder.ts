@@ -22,8 +22,9 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  realpathSync,
 } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { UserError } from "../config/errors.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { Plan, Trial } from "./plan.ts";
@@ -97,6 +98,49 @@ export class SweepFolder {
     return SweepFolder.open(dir);
   }
 
+  /** The output folder where it lies now: two levels up, unless the sweep's folder lies alone. */
+  get output(): string {
+    const own = resolve(this.dir);
+    return basename(dirname(own)) === "sweeps"
+      ? dirname(dirname(own))
+      : resolve(this.record.cwd, this.record.output);
+  }
+
+  /**
+   * The working directory of trials that are to be run: another than recorded where the results were
+   * moved, since configs name the output folder from there.
+   * @throws UserError when no working directory leads to where the results lie now
+   */
+  get cwd(): string {
+    const { cwd, output } = this.record;
+    const moved = resolve(this.output, relative(join("/", output), "/"));
+    const leads = (from: string): boolean =>
+      realPath(resolve(from, output)) === realPath(this.output);
+    if (leads(cwd)) {
+      return cwd;
+    }
+    if (!isAbsolute(output) && leads(moved)) {
+      return moved;
+    }
+    throw new UserError(
+      `the trials write to ${resolve(cwd, output)}, and the sweep lies in ${this.output}`,
+      isAbsolute(output)
+        ? "compare and report read it as it is; to run more, move it back"
+        : `compare and report read it as it is; to run more, let its path end with ${output}`,
+    );
+  }
+
+  /**
+   * Where a run folder lies, as trials and the journal name it. Folders may have been moved, or be
+   * mounted elsewhere on another machine, so the sweep's own place counts and not the recorded one.
+   */
+  at(dir: string): string {
+    const { cwd, output } = this.record;
+    const recorded = resolve(cwd, dir);
+    const below = relative(resolve(cwd, output), recorded);
+    return below.startsWith("..") || isAbsolute(below) ? recorded : join(this.output, below);
+  }
+
   get sweep(): Sweep {
     return this.record.sweep;
   }
@@ -164,6 +208,11 @@ export class SweepFolder {
   get cancelPath(): string {
     return join(this.dir, "cancelled.json");
   }
+}
+
+/** A path without links; as it is where nothing is there. */
+function realPath(path: string): string {
+  return existsSync(path) ? realpathSync(path) : path;
 }
 
 /** Objects of a file of JSON lines; a torn last line is left out. */

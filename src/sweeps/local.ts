@@ -5,7 +5,6 @@
  */
 
 import { availableParallelism } from "node:os";
-import { resolve } from "node:path";
 import pLimit from "p-limit";
 import type { StopRequest } from "../trainers/signals.ts";
 import type { SweepFolder, TrialRow } from "./folder.ts";
@@ -237,7 +236,7 @@ export function noteReused(folder: SweepFolder, journal: Journal): number {
   if (pending.length === 0) {
     return 0;
   }
-  const done = finishedRuns(resolve(folder.record.cwd, folder.record.output));
+  const done = finishedRuns(folder.output);
   let count = 0;
   for (const { trial, state } of pending) {
     const dir = done.get(trial.id);

@@ -5,12 +5,13 @@
  * may be referred to by others (`${...}`) goes the long way, once for each distinct choice.
  */
 
-import { configHash } from "../config/hash.ts";
+import { configHash, type PartTexts } from "../config/hash.ts";
+import { staysValid } from "../config/judge.ts";
 import { type Check, type CheckProblem, loadConfig, type Resolved } from "../config/resolve.ts";
 import type { TSchema } from "../config/schema.ts";
 import { UserError } from "../config/errors.ts";
 import { fromJson, type Json, parsePath, printPath } from "../config/tree.ts";
-import { isValid, validate } from "../config/validate.ts";
+import { validate } from "../config/validate.ts";
 import type { JsonSchema } from "../config/walk.ts";
 import type { Point } from "./points.ts";
 
@@ -32,6 +33,8 @@ type Plain = { [key: string]: Json };
 /** Resolves points of one base experiment. */
 export class PointResolver<T> {
   readonly #options: ResolverOptions<T>;
+  /** Points share what they do not change. */
+  readonly #texts: PartTexts = new WeakMap();
   readonly #bases = new Map<string, { base: Resolved<T>; hasReferences: boolean }>();
 
   constructor(options: ResolverOptions<T>) {
@@ -108,14 +111,15 @@ export class PointResolver<T> {
       config = withValue(config, path, value);
     }
     const schema = this.#options.schema;
-    if (!isValid(config, schema as JsonSchema)) {
+    const valid = changes.every(([path]) => staysValid(config, path, schema as JsonSchema));
+    if (!valid) {
       const root = fromJson(config, { kind: "set", path: "" });
       throw invalid(
         point,
         validate(root, schema as JsonSchema).map(({ problem }) => problem),
       );
     }
-    return { config: config as T, hash: configHash(config, schema) };
+    return { config: config as T, hash: configHash(config, schema, undefined, this.#texts) };
   }
 }
 

@@ -2,7 +2,6 @@
 
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
-import { resolve } from "node:path";
 import { isAlive, type Owner } from "../trainers/lock.ts";
 import { type Claim, isOwned, latestAttempts, readClaim, serverTime } from "./claims.ts";
 import type { SweepFolder, TrialRow } from "./folder.ts";
@@ -88,10 +87,10 @@ export function sweepState(folder: SweepFolder): TrialState[] {
     const attempt = attempts.get(trial.id) ?? 0;
     const common = { trial, attempts: attempt, failures, seconds, reused: false };
     const dir = trial.dir;
-    if (isFinished(resolve(folder.record.cwd, dir))) {
+    if (isFinished(folder.at(dir))) {
       return { ...common, dir, state: "finished", reused: reused !== undefined && attempt === 0 };
     }
-    if (reused !== undefined && isFinished(resolve(folder.record.cwd, reused))) {
+    if (reused !== undefined && isFinished(folder.at(reused))) {
       return { ...common, dir: reused, state: "finished", reused: true };
     }
     if (attempt === 0) {
@@ -137,5 +136,5 @@ export function isCancelled(folder: SweepFolder): boolean {
 
 /** A trial's run folder as a path from this process's working directory. */
 export function runDirOf(folder: SweepFolder, dir: string): string {
-  return resolve(folder.record.cwd, dir);
+  return folder.at(dir);
 }

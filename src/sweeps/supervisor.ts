@@ -7,7 +7,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { hostname } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { ownerOf, readOwner } from "../trainers/lock.ts";
 import { beat, heartbeatSeconds, latestAttempts, takeClaim } from "./claims.ts";
 import { type Ending, outcomeOf, readOomCount } from "./outcome.ts";
@@ -51,14 +51,14 @@ export function supervise(
   if (!takeClaim(folder.dir, trial.id, mine, how)) {
     return undefined;
   }
-  const runDir = resolve(folder.record.cwd, trial.dir);
+  const runDir = folder.at(trial.dir);
   releaseLock(runDir);
   const begin = performance.now();
   const ooms = readOomCount();
   const log = openSync(folder.logPath(trial.id, mine), "a");
   const [program, ...words] = [...(options.prefix ?? []), ...trialCommand(folder, trial)];
   const child: ChildProcess = spawn(program!, words, {
-    cwd: folder.record.cwd,
+    cwd: folder.cwd,
     stdio: ["ignore", log, log],
     env: {
       ...process.env,

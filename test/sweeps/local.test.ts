@@ -1,6 +1,15 @@
 /** @file The local launcher under faults: killed, failing, cancelled, changed. Trials are fake, processes real. */
 
-import { appendFileSync, cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compare } from "../../src/reports/compare/comparison.ts";
@@ -206,6 +215,41 @@ test("finished trials are reused from wherever they lie below the output folder"
   ]);
   const { stdout } = tessera(cwd, "compare", "s", "--format", "csv", "--runs");
   expect(stdout).toContain("results/old/tiny");
+});
+
+test("a sweep whose results were moved is compared, told about and gone on with", () => {
+  const before = join(dir, "before");
+  expect(tessera(before, "sweep", sweepFile(before, "seeds: 2")).status).toBe(0);
+  // One trial is reused: the journal names its folder by a whole path.
+  renameSync(join(before, "results/tiny"), join(before, "results/old"));
+  expect(tessera(before, "sweep", "resume", "s").status).toBe(0);
+  expect(status(before).map(({ reused }) => reused)).toEqual([true, true]);
+  const rows = (cwd: string, name: string): unknown =>
+    longRows(compare(findRuns([join(cwd, name)])));
+  const expected = rows(before, "results/sweeps/s");
+  expect(JSON.stringify(expected)).toContain('"seeds":2');
+
+  const after = join(dir, "after");
+  mkdirSync(after);
+  renameSync(join(before, "results"), join(after, "results"));
+  rmSync(before, { recursive: true });
+  expect(rows(after, "results/sweeps/s")).toEqual(expected);
+  expect(status(after).map(({ state }) => state)).toEqual(["finished", "finished"]);
+  rmSync(join(after, "results/old"), { recursive: true });
+  expect(tessera(after, "sweep", "resume", "s").status).toBe(0);
+  expect(status(after).map(({ state, dir: path }) => [state, path.split("/")[1]])).toEqual([
+    ["finished", "tiny"],
+    ["finished", "tiny"],
+  ]);
+  expect(existsSync(join(after, "results/tiny"))).toBe(true);
+
+  // Under another name it can be read, and says why it cannot be gone on with.
+  renameSync(join(after, "results"), join(after, "kept"));
+  expect(rows(after, "kept/sweeps/s")).toEqual(expected);
+  rmSync(join(after, "kept/tiny"), { recursive: true });
+  const refused = tessera(after, "sweep", "resume", "kept/sweeps/s");
+  expect(refused.status).toBe(2);
+  expect(refused.stderr).toContain("the trials write to");
 });
 
 test("cancel stops what runs here, and resume takes it back", async () => {

@@ -59,11 +59,11 @@ export function findRuns(named: readonly string[], output = "results"): Found {
 /** The runs of a sweep, trials without a run among them. */
 function sweepRuns(dir: string): Found {
   const folder = SweepFolder.open(dir);
-  const { sweep, record } = folder;
+  const { sweep } = folder;
   const runs = sweepState(folder).map(({ trial, state, dir: path }): ComparedRun => {
     const { seed: _seed, ...labels } = trial.labels;
-    const at = resolve(record.cwd, path);
-    const shown = existsSync(path) ? path : at;
+    const at = folder.at(path);
+    const shown = resolve(path) === at ? path : at;
     return existsSync(join(at, "config.json"))
       ? { ...readRunFolder(at, shown), state, configuration: trial.hash, labels }
       : {

@@ -96,7 +96,7 @@ export function prepare(
       const script = batchScript({
         name: record.name,
         resources,
-        cwd: record.cwd,
+        cwd: folder.cwd,
         logs: resolve(folder.dir, "logs"),
         tasks: tasks.length,
         worker: worker.map(quoted).join(" "),
