@@ -32,14 +32,23 @@ i64 seen(const Attention& s, i64 q) {
 }
 
 /**
- * Scaled and biased scores of `count` queries from `first`, [count, lds] with `columns` used, then
- * e^(score - m) / sum in place, zeros where nothing is seen; logsum out where wanted, or in where known.
- * keys: packed, [columns / NR][width][NR].
+ * Products of `count` queries from `first` with the keys, [count, lds] with `columns` used, scaled and
+ * biased, then e^(score - m) / sum in place, zeros where nothing is seen; logsum out where wanted, or in
+ * where known.
  */
+void weights(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 columns, float* scores, i64 lds,
+             const float* known, float* logsum);
+
+/** The same from the queries and the packed keys, [columns / NR][width][NR]. */
 void probabilities(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 columns, const float* q,
                    const float* keys, float* scores, i64 lds, const float* known, float* logsum) {
   tiles(count, ceil_div(columns, VL), s.width, q + b * s.q.batch + h * s.q.head + first * s.q.row, s.q.row, 1, keys,
         s.width * NR, scores, lds, Store::set);
+  weights(s, b, h, first, count, columns, scores, lds, known, logsum);
+}
+
+void weights(const Attention& s, i64 b, i64 h, i64 first, i64 count, i64 columns, float* scores, i64 lds,
+             const float* known, float* logsum) {
   for (i64 i = 0; i < count; i++) {
     float* row = scores + i * lds;
     const i64 visible = std::min(seen(s, first + i), columns);
@@ -97,6 +106,38 @@ void copy_rows(const float* from, i64 wide, i64 rows, i64 width, float* to, i64 
   }
 }
 
+/** Few queries, as when decoding: packing keys and values would cost more than reading them once. */
+bool few(const Attention& s) { return s.queries <= 2 && s.width % VL == 0 && s.value_width % VL == 0; }
+
+/** scores[j] = q · k_j for j in [0, columns); the last group of VL may reach behind, up to `most`. */
+void few_scores(const Attention& s, const float* q, const float* k, i64 columns, float* scores) {
+  for (i64 first = 0; first < columns; first += VL) {
+    vf parts[VL];
+    for (int l = 0; l < VL; l++) {
+      const float* key = k + std::min(first + l, columns - 1) * s.k.row;
+      vf sum{};
+      for (i64 i = 0; i < s.width; i += VL) sum = fma(load(q + i), load(key + i), sum);
+      parts[l] = sum;
+    }
+    store(scores + first, sums(parts));
+  }
+}
+
+/** o = sum_j p_j v_j, keys in order; four sums take turns, so that additions need not wait. */
+void few_values(const Attention& s, const float* p, const float* v, i64 columns, float* o) {
+  for (i64 i = 0; i < s.value_width; i += VL) {
+    vf sums4[4] = {};
+    i64 j = 0;
+    for (; j + 4 <= columns; j += 4) {
+      for (int l = 0; l < 4; l++) {
+        sums4[l] = fma(set1(p[j + l]), load(v + (j + l) * s.v.row + i), sums4[l]);
+      }
+    }
+    for (; j < columns; j++) sums4[0] = fma(set1(p[j]), load(v + j * s.v.row + i), sums4[0]);
+    store(o + i, (sums4[0] + sums4[1]) + (sums4[2] + sums4[3]));
+  }
+}
+
 i64 padded(i64 n) { return round_up(std::max<i64>(n, 1), NR); }
 
 }  // namespace
@@ -109,6 +150,25 @@ void attention(const Attention& shape, const float* q, const float* k, const flo
   const i64 heads = s.batch * s.heads, blocks = ceil_div(s.queries, kQueries);
   const i64 groups = heads >= 4 * threads() ? 1 : std::min(blocks, ceil_div(4 * threads(), heads));
   const i64 most = padded(s.keys), wide = round_up(s.value_width, VL);
+  if (few(s)) {
+    parallel_for(heads, 1, [&](i64 begin, i64 end, int thread) {
+      float* scores = thread_scratch(thread, kScores, most);
+      for (i64 i = begin; i < end; i++) {
+        const i64 h = i % s.heads, b = i / s.heads;
+        for (i64 row = 0; row < s.queries; row++) {
+          const i64 columns = seen(s, row);
+          float* out = o + b * s.o.batch + h * s.o.head + row * s.o.row;
+          if (columns > 0) {
+            few_scores(s, q + b * s.q.batch + h * s.q.head + row * s.q.row, k + b * s.k.batch + h * s.k.head,
+                       columns, scores);
+          }
+          weights(s, b, h, row, 1, columns, scores, padded(columns), nullptr, logsum);
+          few_values(s, scores, v + b * s.v.batch + h * s.v.head, columns, out);
+        }
+      }
+    });
+    return;
+  }
   parallel_for(heads * groups, 1, [&](i64 begin, i64 end, int thread) {
     float* keys = thread_scratch(thread, kKeys, most * s.width);
     float* values = thread_scratch(thread, kValues, padded(s.value_width) * std::max<i64>(s.keys, 1));

@@ -94,6 +94,32 @@ TESSERA_INLINE float sum(vf x) {
   }
   return s[0];
 }
+/**
+ * The sums of VL vectors, that of vector i in lane i: each step halves the vectors, a lane's bit W
+ * saying which of the two it comes from.
+ */
+template <int W = 1>
+TESSERA_INLINE vf sums(vf* v) {
+#if defined(__clang__)  // its shuffles take constants only
+  vf all;
+  for (int i = 0; i < VL; i++) all[i] = sum(v[i]);
+  return all;
+#else
+  if constexpr (W == VL) {
+    return v[0];
+  } else {
+    vi same, other;
+    for (int i = 0; i < VL; i++) {
+      same[i] = (i & W) ? VL + i : i;
+      other[i] = (i & W) ? VL + (i ^ W) : (i ^ W);
+    }
+    for (int i = 0; i < VL / (2 * W); i++) {
+      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], same) + __builtin_shuffle(v[2 * i], v[2 * i + 1], other);
+    }
+    return sums<2 * W>(v);
+  }
+#endif
+}
 TESSERA_INLINE float largest(vf x) {
   float s[VL];
   std::memcpy(s, &x, sizeof x);
