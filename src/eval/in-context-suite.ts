@@ -56,9 +56,9 @@ export const schema = closed(
     lm: Type.Object(
       {
         width: count(8, 64, "Width of the residual stream."),
-        depth: count(1, 4, "Number of blocks."),
+        depth: count(1, 3, "Number of blocks."),
         heads: count(1, 4, "Attention heads of a block; must divide the width."),
-        steps: count(1, 2000, "Optimizer steps."),
+        steps: count(1, 1500, "Optimizer steps."),
         batch: count(1, 32, "Texts of a step."),
         lr: Type.Number({
           exclusiveMinimum: 0,
@@ -108,6 +108,13 @@ const makeOwnLm: MakeLm = (task, { lm }, context) =>
  * @param makeLm another frozen model than our own
  */
 export function build(config: InContextConfig, name: string, makeLm: MakeLm = makeOwnLm): Suite {
+  const { width, heads } = config.lm;
+  if (width % heads !== 0) {
+    throw new UserError(
+      `suite ${name}: ${heads} heads of the language model do not divide its width ${width}`,
+      "change lm.heads or lm.width",
+    );
+  }
   return { type: config.type, run: (context) => run(config, name, makeLm, context) };
 }
 

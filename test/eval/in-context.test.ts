@@ -300,6 +300,7 @@ describe("suite in-context", () => {
     await fails({}, { tokenizer: blockTokenizer(5, 16, 8) }, /tokens are no words/);
     await fails({ layers: 3 }, {}, /3 layers .* has 2 layers/);
     await fails({ frames: 6 }, {}, /6 latent frames/);
+    expect(() => build({ ...plain, lm: { ...lm, heads: 3 } }, "words")).toThrow(/3 heads/);
     await fails({ target: "grey" }, {}, /no factor "grey" in words/);
     const silent = async () => ({ id: "", label: 0, caption: "", clip: new Uint8Array(3840) });
     const mute = async (split: "train" | "validation") =>
