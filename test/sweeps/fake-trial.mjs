@@ -17,14 +17,25 @@ const write = (name, value) => {
   writeFileSync(join(dir, `${name}.${process.pid}.tmp`), JSON.stringify(value));
   renameSync(join(dir, `${name}.${process.pid}.tmp`), join(dir, name));
 };
+/** A killed process keeps its id until its parent asks how it ended; it does no work any more. */
+const works = (pid) => {
+  try {
+    process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return !/[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2, stat.lastIndexOf(")") + 3));
+  } catch {
+    return !existsSync("/proc/self/stat");
+  }
+};
 mkdirSync(dir, { recursive: true });
 if (existsSync(join(dir, "owner"))) {
   const owner = Number(readFileSync(join(dir, "owner"), "utf8"));
-  try {
-    process.kill(owner, 0);
+  if (works(owner)) {
     appendFileSync(join(dir, "overlaps"), `${owner} ${process.pid}\n`);
-  } catch {
-    // its owner was killed
   }
 }
 writeFileSync(join(dir, "owner"), String(process.pid));
