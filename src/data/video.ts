@@ -93,7 +93,8 @@ export async function encodeGif(clip: Frames, fps: number): Promise<Buffer> {
     .toBuffer();
 }
 
-function padEven(clip: Frames): Frames {
+/** A clip with even sides, as 4:2:0 pictures have: the last row or column is repeated. */
+export function padEven(clip: Frames): Frames {
   const { data, frames, height, width } = clip;
   const [h, w] = [height + (height % 2), width + (width % 2)];
   if (h === height && w === width) {

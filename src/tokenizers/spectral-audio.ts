@@ -7,6 +7,7 @@
  * Everything runs on the host in float64 and is a pure function of the training waveforms.
  */
 
+import { fftInPlace } from "../data/fft.ts";
 import { Random } from "../runtime/random.ts";
 
 export interface SpectralConfig {
@@ -40,38 +41,6 @@ export function spectralFrames(samples: number, window: number): number {
   return Math.ceil(samples / (window / 2)) + 1;
 }
 
-/** In-place FFT of a power of two (Cooley & Tukey 1965); `sign` -1 forward, 1 inverse unscaled. */
-function fft(real: Float64Array, imaginary: Float64Array, sign: 1 | -1): void {
-  const n = real.length;
-  for (let i = 1, j = 0; i < n; i++) {
-    let bit = n >> 1;
-    for (; j & bit; bit >>= 1) {
-      j ^= bit;
-    }
-    j ^= bit;
-    if (i < j) {
-      [real[i], real[j]] = [real[j]!, real[i]!];
-      [imaginary[i], imaginary[j]] = [imaginary[j]!, imaginary[i]!];
-    }
-  }
-  for (let size = 2; size <= n; size *= 2) {
-    const half = size / 2;
-    const step = (sign * 2 * Math.PI) / size;
-    for (let start = 0; start < n; start += size) {
-      for (let k = 0; k < half; k++) {
-        const [c, s] = [Math.cos(step * k), Math.sin(step * k)];
-        const [a, b] = [start + k, start + k + half];
-        const re = real[b]! * c - imaginary[b]! * s;
-        const im = real[b]! * s + imaginary[b]! * c;
-        real[b] = real[a]! - re;
-        imaginary[b] = imaginary[a]! - im;
-        real[a]! += re;
-        imaginary[a]! += im;
-      }
-    }
-  }
-}
-
 const sineWindow = (n: number): Float64Array =>
   Float64Array.from({ length: n }, (_, i) => Math.sin((Math.PI * (i + 0.5)) / n));
 
@@ -85,7 +54,7 @@ function spectra(wave: ArrayLike<number>, samples: number, window: number) {
     for (let i = 0; i < window; i++) {
       real[i] = weights[i]! * (wave[(frame - 1) * hop + i] ?? 0);
     }
-    fft(real, imaginary, -1);
+    fftInPlace(real, imaginary, -1);
     return { real, imaginary };
   });
 }
@@ -102,7 +71,7 @@ function overlapAdd(
   for (const [frame, spectrum] of frames.entries()) {
     const real = spectrum.real.slice();
     const imaginary = spectrum.imaginary.slice();
-    fft(real, imaginary, 1);
+    fftInPlace(real, imaginary, 1);
     for (let i = 0; i < window; i++) {
       const at = (frame - 1) * hop + i;
       if (at >= 0 && at < samples) {

@@ -15,7 +15,7 @@ import type { CodecContext, Frame, Packet, SoftwareScaleContext } from "node-av/
 import { type Av, avCheck, loadAv } from "../../data/av.ts";
 import { openFrames } from "../../data/frames.ts";
 import type { Frames } from "../../data/image.ts";
-import { writeY4m } from "../../data/video.ts";
+import { padEven, writeY4m } from "../../data/video.ts";
 import { UserError } from "../../config/errors.ts";
 
 /** One anchor: how it is run, and at which qualities. */
@@ -155,25 +155,6 @@ export async function codeClip(
     throw new Error(`${name} gave ${decoded.length / frame} frames back for ${clip.frames}`);
   }
   return { bytes, decoded: cutBack(decoded, even, clip) };
-}
-
-function padEven(clip: Frames): Frames {
-  const { data, frames, height, width } = clip;
-  const [h, w] = [height + (height % 2), width + (width % 2)];
-  if (h === height && w === width) {
-    return clip;
-  }
-  const out = new Uint8Array(frames * h * w * 3);
-  for (let t = 0; t < frames; t++) {
-    for (let y = 0; y < h; y++) {
-      for (let x = 0; x < w; x++) {
-        const row = t * height + Math.min(y, height - 1);
-        const from = (row * width + Math.min(x, width - 1)) * 3;
-        out.set(data.subarray(from, from + 3), ((t * h + y) * w + x) * 3);
-      }
-    }
-  }
-  return { data: out, frames, height: h, width: w };
 }
 
 function cutBack(decoded: Uint8Array, even: Frames, clip: Frames): Uint8Array {

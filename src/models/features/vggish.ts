@@ -5,6 +5,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
+import { fftInPlace } from "../../data/fft.ts";
 import { float32, type HostTensor } from "../../runtime/tensors.ts";
 import type { Weights } from "../../runtime/weight-files/weights.ts";
 import { Scope } from "../scope.ts";
@@ -50,38 +51,6 @@ export function melWeights(): Float64Array {
   return weights;
 }
 
-/** In-place radix-2 FFT of a power of two (Cooley & Tukey 1965). */
-function fftInPlace(re: Float64Array, im: Float64Array): void {
-  const n = re.length;
-  for (let i = 1, j = 0; i < n; i++) {
-    let bit = n >> 1;
-    for (; j & bit; bit >>= 1) {
-      j ^= bit;
-    }
-    j ^= bit;
-    if (i < j) {
-      [re[i], re[j]] = [re[j]!, re[i]!];
-      [im[i], im[j]] = [im[j]!, im[i]!];
-    }
-  }
-  for (let size = 2; size <= n; size *= 2) {
-    const half = size / 2;
-    for (let k = 0; k < half; k++) {
-      const angle = (-2 * Math.PI * k) / size;
-      const [c, s] = [Math.cos(angle), Math.sin(angle)];
-      for (let i = k; i < n; i += size) {
-        const j = i + half;
-        const real = re[j]! * c - im[j]! * s;
-        const imaginary = re[j]! * s + im[j]! * c;
-        re[j] = re[i]! - real;
-        im[j] = im[i]! - imaginary;
-        re[i]! += real;
-        im[i]! += imaginary;
-      }
-    }
-  }
-}
-
 /**
  * Log-mel frames of mono sound at 16 kHz in [-1, 1]: `frames` rows of 64 values.
  * @throws UserError when the sound is shorter than one window or not finite
@@ -113,7 +82,7 @@ export function logMel(samples: Float32Array | Float64Array): {
     for (let i = 0; i < window; i++) {
       re[i] = samples[frame * hop + i]! * hann[i]!;
     }
-    fftInPlace(re, im);
+    fftInPlace(re, im, -1);
     for (let bin = 0; bin <= fft / 2; bin++) {
       const size = Math.hypot(re[bin]!, im[bin]!);
       for (let band = 0; band < melBands; band++) {
