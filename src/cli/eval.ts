@@ -152,7 +152,7 @@ async function scoresOf(
       import("../trainers/signals.ts"),
       import("../runtime/files.ts"),
     ]);
-  const { config, device, tokenizer, objective } = run;
+  const { config, device, tokenizer, objective, resampled } = run;
   // Suites leave pictures; a run that was only looked at keeps the ones it has.
   const folder = out ?? mkdtempSync(join(tmpdir(), "tessera-eval-"));
   const progress = new Progress(standardOutput());
@@ -170,7 +170,11 @@ async function scoresOf(
       dataset: (split: "train" | "validation") => run.dataset(split),
       warn: (message: string) => progress.say(`warning: ${message}`),
     };
-    const networks = { tokenizer, ...(objective && { objective }) };
+    const networks = {
+      tokenizer,
+      ...(objective && { objective }),
+      ...(resampled && { resampled }),
+    };
     const scores: Score[] = [];
     for (const [i, [name, suite]] of Object.entries(suites).entries()) {
       const { batch } = config.trainer.evaluation;

@@ -29,6 +29,16 @@ export const clipKeys = {
   }),
 };
 
+/** Config key of every suite that looks at generated clips. */
+export const samplingKey = {
+  sampling: Type.Optional(
+    Type.Record(Type.String(), Type.Union([Type.Number(), Type.String(), Type.Boolean()]), {
+      description:
+        "Keys of `objective.sampling` that are otherwise for this suite: the same weights judged under other steps, temperature or guidance.",
+    }),
+  ),
+};
+
 /** How `chooseClips` samples, for protocols. */
 export const clipSampling = "random without replacement by seed, visit 0";
 

@@ -14,7 +14,7 @@ import type { Sample } from "../data/dataset.ts";
 import { taskParts } from "../objectives/multimodal/layouts.ts";
 import { Random } from "../runtime/random.ts";
 import { uint8 } from "../runtime/tensors.ts";
-import { chooseClips, clipKeys, clipSampling, toBytes } from "./clips.ts";
+import { chooseClips, clipKeys, clipSampling, samplingKey, toBytes } from "./clips.ts";
 import {
   expectedPitch,
   type FactorName,
@@ -33,6 +33,7 @@ export const schema = closed(
   {
     type: Type.Literal("factors"),
     ...clipKeys,
+    ...samplingKey,
     clips: Type.Integer({
       minimum: 1,
       default: 96,
@@ -182,6 +183,28 @@ async function run(config: FactorsConfig, name: string, context: EvalContext): P
           },
           "factors:sound",
           { ...choices, of: what, semitones: MATCH },
+        ),
+      );
+    }
+  }
+  for (const factor of factorNames) {
+    const judged = wanted
+      .filter((task) => task !== undefined)
+      .map((task) => ({ task, own: scores.find((s) => s.name === `${name}/${task}/${factor}`) }))
+      .filter(({ own }) => own !== undefined);
+    if (judged.length > 1) {
+      const value = judged.reduce((sum, { own }) => sum + own!.value, 0) / judged.length;
+      scores.push(
+        score(
+          {
+            name: `${name}/average/${factor}`,
+            value,
+            unit: "%",
+            better: "higher",
+            n: samples.length,
+          },
+          "factors:moving-shapes",
+          { ...choices, factor, mean_over_tasks: judged.map(({ task }) => task).sort() },
         ),
       );
     }

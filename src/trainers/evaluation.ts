@@ -11,7 +11,7 @@ import type { Objective } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { appendLine, type RunContext } from "./context.ts";
-import type { Experiment } from "./experiment.ts";
+import type { Experiment, SamplingChanges } from "./experiment.ts";
 import { turn } from "./signals.ts";
 
 /** scores.json. */
@@ -28,6 +28,8 @@ interface PartialScores extends Scores {
 export interface Networks {
   readonly tokenizer: Tokenizer;
   readonly objective?: Objective;
+  /** The objective with the same weights and other sampling; the caller disposes of its scope. */
+  readonly resampled?: (sampling: SamplingChanges) => Objective;
 }
 
 /** Run one suite's config with these networks. */
@@ -38,13 +40,16 @@ export async function evaluateSuite(
   networks: Networks,
   batch: number,
 ): Promise<Score[]> {
+  const changes = ("sampling" in config && config.sampling) || {};
+  const other = Object.keys(changes).length > 0 ? networks.resampled?.(changes) : undefined;
+  const objective = other ?? networks.objective;
   const context: EvalContext = {
     device: run.device,
     seed: run.seed,
     batch,
     dataset: run.dataset,
     tokenizer: networks.tokenizer,
-    ...(networks.objective && { objective: networks.objective }),
+    ...(objective && { objective }),
     samplesDir() {
       const dir = join(run.dir, "samples", name);
       mkdirSync(dir, { recursive: true });
@@ -58,7 +63,11 @@ export async function evaluateSuite(
       );
     },
   };
-  return buildSuite(config, name).run(context);
+  try {
+    return await buildSuite(config, name).run(context);
+  } finally {
+    other?.scope.dispose();
+  }
 }
 
 /** Evaluate everything that has no scores yet and write scores.json. */

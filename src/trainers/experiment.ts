@@ -3,7 +3,10 @@
  * the rooms' registries; a file composes them (docs/config.md).
  */
 
+import { isValid } from "../config/judge.ts";
 import type { Check } from "../config/resolve.ts";
+import type { Json } from "../config/tree.ts";
+import type { JsonSchema } from "../config/walk.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { datasetSchema } from "../data/registry.ts";
 import { soundLength } from "../data/shapes/sound.ts";
@@ -55,6 +58,20 @@ export function clipShape({ dataset }: Pick<Experiment, "dataset">): ClipShape {
   const fps = "fps" in dataset ? dataset.fps : null;
   const samples = rate > 0 && fps ? soundLength(frames, fps, rate) : 0;
   return { frames, height, width, ...(samples > 0 && { samples }) };
+}
+
+/** Keys of `objective.sampling` that one evaluation sets otherwise. */
+export type SamplingChanges = { readonly [key: string]: number | string | boolean };
+
+/** The experiment with other sampling; its trained weights are the same. */
+export function withSampling(config: Experiment, changes: SamplingChanges): Experiment {
+  const { objective } = config;
+  return objective === undefined
+    ? config
+    : ({
+        ...config,
+        objective: { ...objective, sampling: { ...objective.sampling, ...changes } },
+      } as Experiment);
 }
 
 /** The cross-field checks of an experiment, for `loadConfig`. */
@@ -148,6 +165,41 @@ export const checks: readonly Check<Experiment>[] = [
   ({ model }) =>
     model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
   ({ objective, dataset }) => (objective ? checkObjective(objective, dataset) : []),
+  (config) =>
+    Object.entries(config.evals).flatMap(([name, suite]) => {
+      const sampling = "sampling" in suite ? suite.sampling : undefined;
+      const { objective } = config;
+      if (sampling === undefined) {
+        return [];
+      }
+      const path = `evals.${name}.sampling`;
+      if (objective === undefined) {
+        return [
+          { path, message: "nothing is sampled without an objective", hint: "leave it out" },
+        ];
+      }
+      const known = Object.keys(objective.sampling);
+      const unknown = Object.keys(sampling).find((key) => !known.includes(key));
+      if (unknown !== undefined) {
+        return [
+          {
+            path: `${path}.${unknown}`,
+            message: `the objective ${objective.type} has no sampling.${unknown}`,
+            hint: `its keys are ${known.join(", ")}`,
+          },
+        ];
+      }
+      const changed = withSampling(config, sampling).objective!;
+      return isValid(changed as unknown as Json, objectiveSchema as unknown as JsonSchema)
+        ? checkObjective(changed, config.dataset).map((problem) => ({ ...problem, path }))
+        : [
+            {
+              path,
+              message: `not sampling of the objective ${objective.type}: ${JSON.stringify(sampling)}`,
+              hint: "the keys have the values that objective.sampling allows (docs/config-reference.md)",
+            },
+          ];
+    }),
   ({ model, objective }) =>
     (model === undefined) === (objective === undefined)
       ? []

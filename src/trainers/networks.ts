@@ -8,7 +8,7 @@ import { buildObjective } from "../objectives/registry.ts";
 import { buildTokenizer } from "../tokenizers/registry.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { type Checkpoint, latestCheckpoint } from "./checkpoint.ts";
-import { clipShape, type Experiment } from "./experiment.ts";
+import { clipShape, type Experiment, type SamplingChanges, withSampling } from "./experiment.ts";
 import { checkpointDir } from "./loop.ts";
 import type { Modalities } from "./modalities.ts";
 import { setVariable, valuesOf } from "./packing.ts";
@@ -40,6 +40,25 @@ export function makeObjective(
   };
   const scope = Scope.root(config.seed).child("transformer");
   return buildObjective(config.objective, config.model, space, scope);
+}
+
+/**
+ * A function that builds the objective of an experiment once more, with other sampling and the weights
+ * of a checkpoint: what a suite with `sampling` judges.
+ */
+export function resampler(
+  config: Experiment,
+  tokenizer: Tokenizer,
+  dataset: Pick<Dataset, "classes">,
+  modalities: Modalities,
+  weights: Checkpoint,
+): (changes: SamplingChanges) => Objective {
+  return (changes) => {
+    const changed = withSampling(config, changes);
+    const objective = makeObjective(changed, tokenizer, dataset, modalities)!;
+    loadAveraged(objective.scope, weights);
+    return objective;
+  };
 }
 
 /** Give a network its averaged weights and last statistics. */

@@ -12,9 +12,9 @@ import type { Device } from "../runtime/device.ts";
 import { openDevice } from "../runtime/registry.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Split } from "./context.ts";
-import { type Experiment, experimentSchema } from "./experiment.ts";
+import { type Experiment, experimentSchema, type SamplingChanges } from "./experiment.ts";
 import { openModalities } from "./modalities.ts";
-import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
+import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer, resampler } from "./networks.ts";
 
 /** The networks of a run with their averaged weights, on a device. Close it when done. */
 export interface OpenedRun {
@@ -24,6 +24,8 @@ export interface OpenedRun {
   readonly tokenizer: Tokenizer;
   /** Absent when the run trains no transformer. */
   readonly objective?: Objective;
+  /** The same with other sampling; the caller disposes of its scope. */
+  readonly resampled?: (changes: SamplingChanges) => Objective;
   /** The data set of a split, opened on first use. */
   dataset(split: Split): Promise<Dataset>;
   close(): Promise<void>;
@@ -85,15 +87,18 @@ export async function openRun(
     scopes.push(tokenizer.scope);
     loadAveraged(tokenizer.scope, tokenizerState);
     const classes = config.objective ? readClasses(dir) : [];
-    const objective = options.tokenizerOnly
-      ? undefined
-      : makeObjective(config, tokenizer, { classes }, openModalities(dir, config.objective));
-    if (objective) {
-      scopes.push(objective.scope);
-      const { steps } = trainer.transformer;
-      loadAveraged(objective.scope, finalCheckpoint(dir, "transformer", steps, warn));
+    const opened = { dir, config, device, tokenizer, dataset, close };
+    if (options.tokenizerOnly || config.objective === undefined) {
+      return opened;
     }
-    return { dir, config, device, tokenizer, ...(objective && { objective }), dataset, close };
+    const modalities = openModalities(dir, config.objective);
+    const objective = makeObjective(config, tokenizer, { classes }, modalities)!;
+    scopes.push(objective.scope);
+    const { steps } = trainer.transformer;
+    const weights = finalCheckpoint(dir, "transformer", steps, warn);
+    loadAveraged(objective.scope, weights);
+    const resampled = resampler(config, tokenizer, { classes }, modalities, weights);
+    return { ...opened, objective, resampled };
   } catch (error) {
     await close();
     throw error;

@@ -14,7 +14,6 @@ import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Device } from "../runtime/device.ts";
 import { isDiffusion } from "../objectives/diffusion.ts";
-import type { Objective } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { findAddon } from "../runtime/native/addon.ts";
 import { openDevice } from "../runtime/registry.ts";
@@ -30,7 +29,7 @@ import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
 import { openModalities, prepareModalities, readModalities } from "./modalities.ts";
-import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer } from "./networks.ts";
+import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer, resampler } from "./networks.ts";
 import { setVariable } from "./packing.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";
@@ -191,7 +190,7 @@ async function runStages(
   }
 
   // 2. Its tokens of all clips are computed once, and what else the transformer is to read.
-  let objective: Objective | undefined;
+  let trained: Pick<Networks, "objective" | "resampled"> = {};
   if (config.objective !== undefined) {
     writeStatus(run.dir, { state: "running", stage: "tokens" });
     run.progress.start("tokens", 0);
@@ -214,7 +213,6 @@ async function runStages(
     await prepareModalities(run, config.objective, cached, note);
     const modalities = openModalities(run.dir, config.objective);
     const built = makeObjective(config, tokenizer, train, modalities)!;
-    objective = built;
     for (const { dataset, clips } of cached) {
       if (built.tasks) {
         await cacheConditions(
@@ -248,12 +246,16 @@ async function runStages(
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
     loadAveraged(built.scope, last);
     writeTables(run);
+    trained = {
+      objective: built,
+      resampled: resampler(config, tokenizer, train, modalities, last),
+    };
     await generationSamples(run, { tokenizer, objective: built }, trainer.samples.count, last.step);
   }
 
   // 4. Every suite judges the averaged weights.
   writeStatus(run.dir, { state: "running", stage: "evaluation" });
-  const networks: Networks = { tokenizer, ...(objective && { objective }) };
+  const networks: Networks = { tokenizer, ...trained };
   return evaluateAll(run, config, networks);
 }
 

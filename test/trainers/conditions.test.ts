@@ -60,6 +60,26 @@ const cases = [
   ],
 ] as const;
 
+test("a suite with `sampling` judges the same weights under other sampling", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "tessera-sampling-"));
+  const like = "type: frechet, clips: 8, kernel: false, floor: false";
+  const suites = `evals={plain: {${like}}, same: {${like}, sampling: {steps: 2}}, other: {${like}, sampling: {steps: 1, temperature: 3}}}`;
+  const { scores } = await runExperiment(
+    load(dir, tasks, "objective.conditioning=commit", "objective.sampling.steps=2", suites),
+    { output: quiet },
+  );
+  const value = (name: string) => scores.find((score) => score.name === name)!.value;
+  for (const task of ["FP", "IPC", "CFP", "CG"]) {
+    expect(value(`same/generation/${task}`)).toBe(value(`plain/generation/${task}`));
+    expect(value(`other/generation/${task}`)).not.toBe(value(`plain/generation/${task}`));
+  }
+  const four = ["FP", "IPC", "CFP", "CG"].map((task) => value(`plain/generation/${task}`));
+  expect(value("plain/generation_average")).toBeCloseTo(
+    four.reduce((sum, one) => sum + one, 0) / 4,
+    10,
+  );
+});
+
 describe("a run with conditional tasks", () => {
   test.each(cases)(
     "%s: interrupted at many safe points, it ends with the same bytes",

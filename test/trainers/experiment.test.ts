@@ -60,6 +60,9 @@ describe("experiment", () => {
     [["~objective"], "model"],
     [["~model"], "objective"],
     [["name=../escape"], "name"],
+    [["evals.frechet.sampling={stepz: 1}"], "evals.frechet.sampling.stepz"],
+    [["evals.frechet.sampling={steps: 0}"], "evals.frechet.sampling"],
+    [["evals.frechet.sampling={guidance: 2}", "objective.label_dropout=0"], "evals.frechet"],
   ])("%j is a mistake at %s", (overrides, path) => {
     const problems = problemsOf(...overrides);
     expect(problems).toHaveLength(1);

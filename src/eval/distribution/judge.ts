@@ -14,7 +14,7 @@ import { isMultimodal } from "../../objectives/multimodal/objective.ts";
 import type { Objective } from "../../objectives/objective.ts";
 import { clipGenerator, pixelSampler, tasksOf } from "../generation.ts";
 import { Random } from "../../runtime/random.ts";
-import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys } from "../clips.ts";
+import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys, samplingKey } from "../clips.ts";
 import { clipChoices, type ProtocolName, score } from "../protocols.ts";
 import type { EvalContext, Score } from "../suite.ts";
 import { tokenizerFunctions } from "../tokenize.ts";
@@ -32,6 +32,7 @@ import { neighbourCount, precisionRecall } from "./neighbours.ts";
 /** Config keys of every suite that compares sets of clips. */
 export const distributionKeys = {
   ...clipKeys,
+  ...samplingKey,
   kernel: Type.Boolean({
     default: true,
     description:
@@ -62,9 +63,8 @@ export const distributionKeys = {
   }),
 };
 
-export type DistributionConfig = {
-  [K in keyof typeof distributionKeys]: Static<(typeof distributionKeys)[K]>;
-};
+const distributionSchema = Type.Object(distributionKeys);
+export type DistributionConfig = Static<typeof distributionSchema>;
 
 export interface JudgeOptions {
   /** The suite's name: scores start with it. */
@@ -307,9 +307,30 @@ export async function judgeDistributions(
       },
     },
   ];
-  return compared
+  const scores = compared
     .filter(({ sets: own }) => own.length > 0 && own[0]!.count > 0)
     .flatMap((one) => scoresOf(options, one, real, counts, choices));
+  const names = tasks.filter((task) => task !== undefined);
+  return names.length < 2 ? scores : [...scores, averageOf(options, scores, names, count, choices)];
+}
+
+/** The mean of the tasks' distances, the column "avg" of MAGVIT's multi-task tables. */
+function averageOf(
+  { name, covariance, protocols }: JudgeOptions,
+  scores: readonly Score[],
+  tasks: readonly string[],
+  n: number,
+  choices: Choices,
+): Score {
+  const values = tasks.map(
+    (task) => scores.find((one) => one.name === `${name}/generation/${task}`)!.value,
+  );
+  const value = values.reduce((sum, one) => sum + one, 0) / values.length;
+  return score(
+    { name: `${name}/generation_average`, value, better: "lower", n },
+    protocols.frechet,
+    { ...choices, covariance, mean_over_tasks: [...tasks].sort() },
+  );
 }
 
 interface Compared {
