@@ -174,9 +174,7 @@ export const checks: readonly Check<Experiment>[] = [
       }
       const path = `evals.${name}.sampling`;
       if (objective === undefined) {
-        return [
-          { path, message: "nothing is sampled without an objective", hint: "leave it out" },
-        ];
+        return [{ path, message: "nothing is sampled without an objective", hint: "leave it out" }];
       }
       const known = Object.keys(objective.sampling);
       const unknown = Object.keys(sampling).find((key) => !known.includes(key));

@@ -14,7 +14,13 @@ import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Split } from "./context.ts";
 import { type Experiment, experimentSchema, type SamplingChanges } from "./experiment.ts";
 import { openModalities } from "./modalities.ts";
-import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer, resampler } from "./networks.ts";
+import {
+  finalCheckpoint,
+  loadAveraged,
+  makeObjective,
+  makeTokenizer,
+  resampler,
+} from "./networks.ts";
 
 /** The networks of a run with their averaged weights, on a device. Close it when done. */
 export interface OpenedRun {

@@ -29,7 +29,13 @@ import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
 import { openModalities, prepareModalities, readModalities } from "./modalities.ts";
-import { finalCheckpoint, loadAveraged, makeObjective, makeTokenizer, resampler } from "./networks.ts";
+import {
+  finalCheckpoint,
+  loadAveraged,
+  makeObjective,
+  makeTokenizer,
+  resampler,
+} from "./networks.ts";
 import { setVariable } from "./packing.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";

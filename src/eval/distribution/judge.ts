@@ -14,7 +14,14 @@ import { isMultimodal } from "../../objectives/multimodal/objective.ts";
 import type { Objective } from "../../objectives/objective.ts";
 import { clipGenerator, pixelSampler, tasksOf } from "../generation.ts";
 import { Random } from "../../runtime/random.ts";
-import { checkClipShape, type ClipBatch, ClipStream, chooseClips, clipKeys, samplingKey } from "../clips.ts";
+import {
+  checkClipShape,
+  type ClipBatch,
+  ClipStream,
+  chooseClips,
+  clipKeys,
+  samplingKey,
+} from "../clips.ts";
 import { clipChoices, type ProtocolName, score } from "../protocols.ts";
 import type { EvalContext, Score } from "../suite.ts";
 import { tokenizerFunctions } from "../tokenize.ts";
