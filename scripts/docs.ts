@@ -11,6 +11,8 @@ import { componentNames } from "../src/config/sources.ts";
 import { writeFileAtomic } from "../src/runtime/files.ts";
 import { ledgerPage } from "../src/reports/benchmarks/ledger.ts";
 import { benchmarkSchema } from "../src/reports/benchmarks/schema.ts";
+import { allStudies } from "../src/reports/studies/evidence.ts";
+import { notesOf, studyPage } from "../src/reports/studies/page.ts";
 import { sweepSchema } from "../src/sweeps/schema.ts";
 import { experimentSchema } from "../src/trainers/experiment.ts";
 import { kernelTable, PAGE } from "./kernel-table.ts";
@@ -28,6 +30,10 @@ export function generatedFiles(): ReadonlyMap<string, string> {
     ["docs/config-reference.md", configReference(experimentSchema)],
     [PAGE, kernelTable()],
     ["docs/ledger.md", ledgerPage()],
+    ...allStudies().map(([file, study]): [string, string] => {
+      const page = file.replace(/\.json$/, ".md");
+      return [page, studyPage(study, file, notesOf(page))];
+    }),
     ...Object.entries(schemas).map(
       ([file, schema]) =>
         [`configs/schema/${file}`, `${JSON.stringify(schema, null, 2)}\n`] as const,

@@ -17,6 +17,7 @@ import { addRerun } from "./rerun.ts";
 import { addRun } from "./run.ts";
 import { addSchema } from "./schema.ts";
 import { addShow } from "./show.ts";
+import { addStudy } from "./study.ts";
 import { addWeights } from "./weights.ts";
 import { addSweep } from "./sweep.ts";
 
@@ -51,6 +52,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addRun,
     addSweep,
     addCompare,
+    addStudy,
     addReproduce,
     addRerun,
     addEval,

@@ -7,6 +7,7 @@ import { print, printJson, table, wrap } from "./output.ts";
 interface Options {
   readonly list?: boolean;
   readonly json?: boolean;
+  readonly output: string;
 }
 
 export function addReproduce(program: Command): void {
@@ -16,11 +17,12 @@ export function addReproduce(program: Command): void {
     .argument("[names...]", "a number or claim, or a paper's file in configs/benchmarks")
     .option("--list", "all of them, a line each")
     .option("--json", "print JSON")
+    .option("--output <folder>", "where sweeps are looked for", "results")
     .addHelpText(
       "after",
       `
-A claim is judged by its sweep's results below results/, or by the table that was committed in
-results/studies. Exit code 1: one of those named was run and does not hold.
+A claim is judged by its sweep's results below results/ if all trials have finished, else by what
+\`tessera study\` put into results/studies. Exit code 1: one of those named was run and does not hold.
 
 Examples:
   tessera reproduce --list
@@ -55,12 +57,13 @@ Examples:
       if (names.length === 0 && !options.list) {
         throw new UserError("nothing is named", "tessera reproduce --list, or name a claim");
       }
-      const judged = chosen.map((one) => ({
-        ...one,
-        ...("entry" in one
-          ? judgeEntry(one.entry)
-          : judgeClaim(one.claim, claimRuns(one.claim.sweep))),
-      }));
+      const judged = chosen.map((one) => {
+        if ("entry" in one) {
+          return { ...one, ...judgeEntry(one.entry) };
+        }
+        const runs = claimRuns(one.claim.sweep, options.output);
+        return { ...one, ...judgeClaim(one.claim, runs), ...(runs && { from: runs.from }) };
+      });
       if (
         names.length > 0 &&
         judged.some(({ verdict }) => verdict === "fails" || verdict === "not reproduced")
@@ -97,7 +100,10 @@ type Judged = {
   readonly missing?: string;
 } & (
   | { readonly entry: import("../reports/benchmarks/schema.ts").Entry }
-  | { readonly claim: import("../reports/benchmarks/schema.ts").Claim }
+  | {
+      readonly claim: import("../reports/benchmarks/schema.ts").Claim;
+      readonly from?: string | undefined;
+    }
 );
 
 function described(one: Judged): string {
@@ -119,7 +125,8 @@ function described(one: Judged): string {
           line("claim", one.claim.statement),
           line("source", one.claim.source),
           line("ours", one.claim.scale),
-          line("sweep", `configs/sweeps/${one.claim.sweep}.yaml`),
+          line("sweep", one.claim.file ?? `configs/sweeps/${one.claim.sweep}.yaml`),
+          ...(one.from === undefined ? [] : [line("judged on", one.from)]),
         ];
   return [
     `${one.name}: ${one.verdict}`,

@@ -43,11 +43,9 @@ async function run(config: CodebookConfig, name: string, context: EvalContext): 
     context.progress("clips", done, indices.length);
   }
   const tokens = single[0]!.total;
-  const choices = {
-    ...clipChoices(stream, config.seed),
-    tokens,
-    vocabulary,
-  };
+  // How many tokens were counted decides how many codes can be seen. The vocabulary itself is what is
+  // measured, so that vocabularies of several sizes can stand in one table.
+  const choices = { ...clipChoices(stream, config.seed), tokens };
   const of: MakeScore = (protocol, quantity, value, better, unit) =>
     score(
       {

@@ -6,6 +6,7 @@
  */
 
 import {
+  existsSync,
   linkSync,
   mkdirSync,
   readdirSync,
@@ -36,7 +37,9 @@ export const staleSeconds = 60;
 /** The latest attempt at each trial that has one. */
 export function latestAttempts(dir: string): Map<string, number> {
   const latest = new Map<string, number>();
-  for (const name of readdirSync(join(dir, "claims"))) {
+  const folder = join(dir, "claims");
+  // Copies of a folder may lack the empty ones in it.
+  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
     const match = /^(.+)\.(\d+)\.json$/.exec(name);
     if (match) {
       const attempt = Number(match[2]);
@@ -118,10 +121,17 @@ export function isOwned(dir: string, claim: Claim, now: number): boolean {
   return now - Math.max(...seen) < staleSeconds * 1000;
 }
 
-/** The clock that the folder's time stamps follow, which on a shared disk is the server's. */
+/**
+ * The clock that the folder's time stamps follow, which on a shared disk is the server's; this machine's
+ * where the folder can only be read.
+ */
 export function serverTime(dir: string): number {
   const path = join(dir, "claims", `.clock-${hostname()}-${process.pid}.tmp`);
-  writeFileSync(path, "");
+  try {
+    writeFileSync(path, "");
+  } catch {
+    return Date.now();
+  }
   const time = statSync(path).mtimeMs;
   rmSync(path, { force: true });
   return time;

@@ -198,7 +198,8 @@ export class SweepFolder {
 
   /** Logs of all attempts at a trial, the first attempt first. */
   logsOf(id: string): string[] {
-    return readdirSync(join(this.dir, "logs"))
+    const folder = join(this.dir, "logs");
+    return (existsSync(folder) ? readdirSync(folder) : [])
       .filter((name) => name.startsWith(`${id}.`))
       .sort((a, b) => Number(a.split(".").at(-2)) - Number(b.split(".").at(-2)))
       .map((name) => join(this.dir, "logs", name));

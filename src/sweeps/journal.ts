@@ -60,7 +60,10 @@ export class Journal {
 
   constructor(readonly dir: string) {
     const folder = join(dir, "journal");
-    mkdirSync(folder, { recursive: true });
+    // Whoever works on a sweep needs all of its folders; copies may lack the empty ones.
+    for (const name of ["trials", "asks", "claims", "journal", "logs"]) {
+      mkdirSync(join(dir, name), { recursive: true });
+    }
     this.#path = join(folder, `${hostname()}-${process.pid}-${Date.now()}.jsonl`);
   }
 

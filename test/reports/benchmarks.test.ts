@@ -4,10 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { readBenchmarks } from "../../src/reports/benchmarks/schema.ts";
-import { studyRuns } from "../../src/reports/benchmarks/study.ts";
-import { judgeClaim, judgeEntry } from "../../src/reports/benchmarks/verdict.ts";
-import { csv } from "../../src/reports/compare/formats.ts";
+import type { Score } from "../../src/eval/suite.ts";
+import { type Claim, readBenchmark, readBenchmarks } from "../../src/reports/benchmarks/schema.ts";
+import { type ClaimRuns, judgeClaim, judgeEntry } from "../../src/reports/benchmarks/verdict.ts";
+import type { ComparedRun } from "../../src/reports/compare/runs.ts";
 import { checkRerun, compareRuns } from "../../src/sweeps/rerun.ts";
 
 let dir: string;
@@ -28,60 +28,143 @@ test("names of numbers and claims are unique over all papers", () => {
 });
 
 describe("a claim", () => {
-  /** Three seeds of two codebooks, as a committed table has them. */
-  const study = (large: readonly number[], better = "higher") => {
-    const rows = [
-      ["6", [20, 21, 22]],
-      ["12", large],
-    ].flatMap(([bits, values]) =>
-      (values as number[]).map((value, seed) => ({
-        run: `${String(bits).padStart(12, "0")}-s${seed}`,
-        seed,
-        state: "finished",
-        quantizer: "vq",
-        bits: bits as string,
-        score: "reconstruction/psnr",
-        value,
-        better,
-        n: 64,
-        protocol: "psnr",
-        protocol_hash: "0123456789ab",
-      })),
-    );
-    return { runs: studyRuns(csv(rows)), from: "table" };
-  };
-  const claim = {
+  /** Trials of one score by the labels of two axes, a value a seed. */
+  const study = (
+    values: { readonly [labels: string]: readonly number[] },
+    better: Score["better"] = "higher",
+  ): ClaimRuns => ({
+    from: "table",
+    runs: Object.entries(values).flatMap(([key, own], c) =>
+      own.map((value, seed): ComparedRun => {
+        const [quantizer, bits] = key.split(" ") as [string, string];
+        return {
+          dir: "",
+          id: `${c}-s${seed}`,
+          experiment: "x",
+          configuration: String(c),
+          seed,
+          state: "finished",
+          config: {},
+          labels: { quantizer, bits },
+          scores: [
+            {
+              name: "reconstruction/psnr",
+              value,
+              better,
+              n: 64,
+              protocol: { name: "psnr" },
+              protocolHash: "0123456789ab",
+            },
+          ],
+        };
+      }),
+    ),
+  });
+  const claimOf = (test: object): Claim => ({
     statement: "more codes, better pictures",
     source: "a figure",
     sweep: "vocabulary",
     scale: "small",
-    tests: [
-      {
-        score: "reconstruction/psnr",
-        of: { quantizer: "vq", bits: "12" },
-        beats: { quantizer: "vq", bits: "6" },
-        margin: 0,
-      },
-    ],
-  };
+    tests: [{ score: "reconstruction/psnr", of: {}, margin: 0, relative: false, ...test }],
+  });
+  const verdict = (test: object, trials: ClaimRuns) => judgeClaim(claimOf(test), trials).verdict;
+  const large = { of: { quantizer: "vq", bits: "12" }, beats: { quantizer: "vq", bits: "6" } };
+  const two = (own: readonly number[], better?: Score["better"]) =>
+    study({ "vq 6": [20, 21, 22], "vq 12": own }, better);
 
-  test("holds, fails, or is undecided by the interval over seeds", () => {
-    expect(judgeClaim(claim, study([23, 24, 25])).verdict).toBe("holds");
-    expect(judgeClaim(claim, study([19, 20, 20])).verdict).toBe("fails");
-    expect(judgeClaim(claim, study([19, 21, 24])).verdict).toBe("undecided");
-    expect(judgeClaim(claim, study([23, 24, 25], "lower")).verdict).toBe("fails");
-    expect(judgeClaim(claim, study([23])).verdict).toBe("undecided"); // one seed says nothing
-    const bold = { ...claim, tests: [{ ...claim.tests[0]!, margin: 5 }] };
-    expect(judgeClaim(bold, study([23, 24, 25])).verdict).toBe("fails");
+  test("of an order holds, fails, or is undecided by the interval over seeds", () => {
+    expect(verdict(large, two([23, 24, 25]))).toBe("holds");
+    expect(verdict(large, two([19, 20, 20]))).toBe("fails");
+    expect(verdict(large, two([19, 21, 24]))).toBe("undecided");
+    expect(verdict(large, two([23, 24, 25], "lower"))).toBe("fails");
+    expect(verdict(large, two([23]))).toBe("undecided"); // one seed says nothing
+    expect(verdict({ ...large, margin: 5 }, two([23, 24, 25]))).toBe("fails");
+    expect(verdict({ ...large, margin: 0.1, relative: true }, two([23, 24, 25]))).toBe("holds");
+    expect(verdict({ ...large, better: "lower" }, two([23, 24, 25]))).toBe("fails");
+    expect(verdict({ of: large.of, beats: 22.5 }, two([23, 24, 25]))).toBe("holds");
+    expect(verdict({ of: large.of, beats: 26 }, two([23, 24, 25]))).toBe("fails");
+  });
+
+  test("pairs trials that agree on the axes that it does not name", () => {
+    const test = { of: { quantizer: "lfq" }, beats: { quantizer: "vq" } };
+    const trials = study({
+      "vq 6": [10, 11, 12],
+      "vq 12": [30, 31, 32],
+      "lfq 6": [11, 12, 13],
+      "lfq 12": [31, 32, 33],
+      "lfq 14": [0, 0, 0], // has no partner
+    });
+    const [found] = judgeClaim(claimOf(test), trials).ours;
+    expect(found).toMatch(/better by 1 \[1, 1\], 3 seeds, 6 pairs: holds/);
+  });
+
+  test("of equality holds within its margin only", () => {
+    const test = { of: large.of, equals: large.beats, within: 0.5 };
+    expect(verdict(test, two([20.1, 20.9, 22.2]))).toBe("holds");
+    expect(verdict(test, two([21, 22, 23]))).toBe("fails");
+    expect(verdict(test, two([19, 20, 21]))).toBe("fails");
+    expect(verdict(test, two([19, 21, 23]))).toBe("undecided");
+    expect(verdict({ ...test, within: 0.06, relative: true }, two([21, 22, 23]))).toBe("holds");
+    expect(verdict({ ...test, equals: 20 }, two([20.1, 19.8, 20.2]))).toBe("holds");
+  });
+
+  test("of a trend is judged by its slope over all places", () => {
+    const trend = (is: string, more: object = {}) => ({
+      of: { quantizer: "vq" },
+      trend: { axis: "bits", is, scale: "linear" },
+      ...more,
+    });
+    const up = study({ "vq 1": [0, 1, 2], "vq 2": [2, 3, 4], "vq 4": [6, 7.3, 8] });
+    expect(verdict(trend("better"), up)).toBe("holds");
+    expect(verdict(trend("rising", { margin: 1.9 }), up)).toBe("holds");
+    expect(verdict(trend("rising", { margin: 3 }), up)).toBe("fails");
+    expect(verdict(trend("worse"), up)).toBe("fails");
+    expect(verdict(trend("falling"), up)).toBe("fails");
+    expect(verdict(trend("flat", { within: 0.1 }), up)).toBe("fails");
+    expect(verdict(trend("flat", { within: 3 }), up)).toBe("holds");
+    const [exact] = judgeClaim(
+      claimOf({ ...trend("better"), trend: { axis: "bits", is: "better", scale: "log2" } }),
+      study({ "vq 1": [0, 1], "vq 2": [2, 3], "vq 4": [4, 5] }),
+    ).ours;
+    expect(exact).toMatch(/\(log2\): better by 2 \[2, 2\] a step, 2 seeds, 3 places: holds/);
+    // Two places always lie on a line, and curves of other axes have their own heights.
+    expect(verdict(trend("better"), study({ "vq 1": [0, 1], "vq 2": [1, 2] }))).toBe("not run");
+    const apart = study({
+      "vq 1": [0, 0.1],
+      "vq 2": [1, 1.1],
+      "lfq 2": [50, 50.1],
+      "lfq 3": [51, 51.1],
+    });
+    const [both] = judgeClaim(claimOf({ ...trend("better"), of: {} }), apart).ours;
+    expect(both).toMatch(/better by 1\.?0* \[/);
   });
 
   test("is not judged on runs that are not there", () => {
-    expect(judgeClaim(claim, undefined)).toMatchObject({
+    expect(judgeClaim(claimOf(large), undefined)).toMatchObject({
       verdict: "not run",
       missing: "run it: tessera sweep configs/sweeps/vocabulary.yaml",
     });
-    const other = { ...claim, tests: [{ ...claim.tests[0]!, of: { quantizer: "fsq" } }] };
-    expect(judgeClaim(other, study([23])).missing).toContain("quantizer fsq");
+    const other = { ...large, of: { quantizer: "fsq" } };
+    expect(judgeClaim(claimOf(other), two([23])).missing).toContain("quantizer fsq");
+    const mixed = two([23, 24, 25]);
+    const [first, ...rest] = mixed.runs;
+    const foreign = { ...first!, scores: [{ ...first!.scores[0]!, protocolHash: "another" }] };
+    const trials = { ...mixed, runs: [foreign, ...rest] };
+    expect(verdict({ of: {}, beats: 0 }, trials)).toBe("not run");
+  });
+
+  test("says one thing a test, in files too", () => {
+    const file = join(dir, "benchmark.yaml");
+    const claims = { x: { ...claimOf({ beats: 1, equals: 2 }) } };
+    writeFileSync(file, JSON.stringify({ paper: "a paper", claims }));
+    expect(() => readBenchmark(file)).toThrow(/one of beats, equals and trend/);
+    writeFileSync(
+      file,
+      JSON.stringify({ paper: "a paper", claims: { x: claimOf({ equals: 2 }) } }),
+    );
+    expect(() => readBenchmark(file)).toThrow(/without `within`/);
+    writeFileSync(file, JSON.stringify({ paper: "a paper", claims: { x: claimOf(large) } }));
+    expect(Object.keys(readBenchmark(file).claims)).toEqual(["x"]);
   });
 });
 

@@ -1,17 +1,16 @@
 /**
  * @file Verdicts: does a value of ours reproduce a published one, does a claim hold in a study of ours.
- * A claim holds when every one of its comparisons has an interval on the right side of its margin, fails
- * when one lies wholly on the wrong side, and is undecided otherwise.
+ * A claim holds when all of its tests hold, fails when one fails, and is undecided otherwise (judge.ts).
  */
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { bootstrapInterval, mean } from "../../eval/statistics/bootstrap.ts";
 import { SweepFolder, sweepFolder } from "../../sweeps/folder.ts";
 import type { ComparedRun } from "../compare/runs.ts";
 import { findRuns } from "../compare/runs.ts";
+import { allStudies, committedRuns } from "../studies/evidence.ts";
 import type { Claim, Entry } from "./schema.ts";
-import { studyRuns } from "./study.ts";
+import { judgeTest } from "./judge.ts";
 
 export interface Verdict {
   readonly verdict: "reproduced" | "not reproduced" | "holds" | "fails" | "undecided" | "not run";
@@ -43,31 +42,46 @@ export function judgeEntry(entry: Entry): Verdict {
   return { verdict: close ? "reproduced" : "not reproduced", ours: [String(score.value)] };
 }
 
-/** The runs of a claim's study: the sweep's own folder, else the table that was committed. */
-export function claimRuns(
-  sweep: string,
-): { runs: readonly ComparedRun[]; from: string } | undefined {
-  const folder = sweepFolder(sweep);
-  if (existsSync(join(folder, "sweep.json"))) {
-    return { runs: findRuns([SweepFolder.open(folder).dir]).runs, from: folder };
-  }
-  const table = join("results", "studies", `${sweep}.csv`);
-  return existsSync(table)
-    ? { runs: studyRuns(readFileSync(table, "utf8")), from: table }
-    : undefined;
+/** Trials that claims are judged on, and where they are from. */
+export interface ClaimRuns {
+  readonly runs: readonly ComparedRun[];
+  readonly from: string;
 }
 
-/** Judge a claim by a study of ours. */
-export function judgeClaim(claim: Claim, study: ReturnType<typeof claimRuns>): Verdict {
+/**
+ * The trials of a claim's sweep: those of the sweep's own folder when all have finished, else what a
+ * committed study has, else what the folder has so far.
+ */
+export function claimRuns(
+  sweep: string,
+  output = "results",
+  studies = allStudies(),
+): ClaimRuns | undefined {
+  const folder = sweepFolder(sweep, output);
+  const own = existsSync(join(folder, "sweep.json"))
+    ? { runs: findRuns([SweepFolder.open(folder).dir], output).runs, from: folder }
+    : undefined;
+  return own?.runs.every(({ state }) => state === "finished")
+    ? own
+    : (committedRuns(sweep, studies) ?? own);
+}
+
+/** The file of a claim's sweep. */
+export const sweepFileOf = ({ sweep, file }: Claim): string =>
+  file ?? `configs/sweeps/${sweep}.yaml`;
+
+/** Judge a claim by trials of ours. */
+export function judgeClaim(claim: Claim, study: ClaimRuns | undefined): Verdict {
   if (study === undefined) {
     return {
       verdict: "not run",
       ours: [],
-      missing: `run it: tessera sweep configs/sweeps/${claim.sweep}.yaml`,
+      missing: `run it: tessera sweep ${sweepFileOf(claim)}`,
     };
   }
   const results = claim.tests.map((test) => judgeTest(test, study.runs));
   const missing = results.find(({ verdict }) => verdict === "not run");
+  const unfinished = study.runs.filter(({ state }) => state !== "finished").length;
   return {
     verdict: missing
       ? "not run"
@@ -76,55 +90,12 @@ export function judgeClaim(claim: Claim, study: ReturnType<typeof claimRuns>): V
         : results.every(({ verdict }) => verdict === "holds")
           ? "holds"
           : "undecided",
-    ours: results.map(({ text }) => text),
-    ...(missing && { missing: `${study.from} lacks runs of ${missing.text}` }),
-  };
-}
-
-const labelled = (labels: { readonly [axis: string]: string }): string =>
-  Object.entries(labels)
-    .map(([axis, text]) => `${axis} ${text}`)
-    .join(", ");
-
-function judgeTest(
-  { score, of, beats, margin }: Claim["tests"][number],
-  runs: readonly ComparedRun[],
-): { verdict: "holds" | "fails" | "undecided" | "not run"; text: string } {
-  const pick = (wanted: { readonly [axis: string]: string }) => {
-    const own = runs.filter(({ labels }) =>
-      Object.entries(wanted).every(([axis, text]) => labels?.[axis] === text),
-    );
-    return new Map(
-      own.flatMap(({ seed, scores }) => {
-        const found = scores.find(({ name }) => name === score);
-        return found ? [[seed, found] as const] : [];
-      }),
-    );
-  };
-  const [left, right] = [pick(of), pick(beats)];
-  const name = `${score}: ${labelled(of)} against ${labelled(beats)}`;
-  const seeds = [...left.keys()].filter(
-    (seed) => right.get(seed)?.protocolHash === left.get(seed)!.protocolHash,
-  );
-  if (seeds.length === 0) {
-    return { verdict: "not run", text: name };
-  }
-  const sign = left.get(seeds[0]!)!.better === "lower" ? -1 : 1;
-  const gains = seeds.map((seed) => sign * (left.get(seed)!.value - right.get(seed)!.value));
-  const interval = bootstrapInterval(gains);
-  const range = interval
-    ? ` [${interval.low.toPrecision(3)}, ${interval.high.toPrecision(3)}]`
-    : "";
-  const text = `${name}: better by ${mean(gains).toPrecision(3)}${range}, ${seeds.length} seeds`;
-  // One seed shows nothing of chance.
-  return {
-    verdict: !interval
-      ? "undecided"
-      : interval.low > margin
-        ? "holds"
-        : interval.high < margin
-          ? "fails"
-          : "undecided",
-    text,
+    ours: [
+      ...results
+        .filter(({ verdict }) => verdict !== "not run")
+        .map(({ verdict, text }) => `${text}: ${verdict}`),
+      ...(unfinished > 0 ? [`${unfinished} of ${study.runs.length} trials have no scores`] : []),
+    ],
+    ...(missing && { missing: `${study.from} lacks ${missing.text}` }),
   };
 }

@@ -6,9 +6,12 @@ import { UserError } from "../../config/errors.ts";
 import { configHash } from "../../config/hash.ts";
 import type { Score } from "../../eval/suite.ts";
 import { SweepFolder, sweepFolder } from "../../sweeps/folder.ts";
+import { finishedRuns, planSweep, readSweepFile } from "../../sweeps/plan.ts";
+import type { Sweep } from "../../sweeps/schema.ts";
 import { sweepState } from "../../sweeps/state.ts";
 import { experimentSchema } from "../../trainers/experiment.ts";
 import { type JsonObject, readJson } from "../run-folder.ts";
+import { isStudyFile, readStudy, STUDIES, studyRuns } from "../studies/evidence.ts";
 
 /** A run as comparisons see it. */
 export interface ComparedRun {
@@ -23,6 +26,10 @@ export interface ComparedRun {
   readonly config: JsonObject;
   /** Places on a sweep's axes, without the seed; undefined for a run of no sweep. */
   readonly labels?: { readonly [axis: string]: string };
+  /** The sweep that it is a trial of. */
+  readonly sweep?: string;
+  /** Of all attempts at it, where a sweep's journal tells. */
+  readonly seconds?: number;
   readonly scores: readonly Score[];
 }
 
@@ -34,7 +41,7 @@ export interface Found {
 
 /**
  * Gather runs.
- * @param named run folders, sweeps (folder, file or name), or folders with run folders in them
+ * @param named run folders, sweeps (folder, file or name), studies' files, or folders with run folders in them
  * @throws UserError when something named holds no run
  */
 export function findRuns(named: readonly string[], output = "results"): Found {
@@ -42,9 +49,14 @@ export function findRuns(named: readonly string[], output = "results"): Found {
   let baseline: Found["baseline"];
   for (const name of named) {
     const folder = sweepFolder(name, output);
-    const found = existsSync(join(folder, "sweep.json"))
+    const study = [name, join(STUDIES, `${name}.json`)].find(isStudyFile);
+    const found: Found = existsSync(join(folder, "sweep.json"))
       ? sweepRuns(folder)
-      : { runs: plain(name) };
+      : study !== undefined
+        ? studyRuns(readStudy(study), study)
+        : /\.ya?ml$/.test(name) && existsSync(name)
+          ? sweepOfFile(name, output)
+          : { runs: plain(name) };
     baseline ??= "baseline" in found ? found.baseline : undefined;
     for (const run of found.runs) {
       const key = resolve(run.dir);
@@ -60,13 +72,15 @@ export function findRuns(named: readonly string[], output = "results"): Found {
 function sweepRuns(dir: string): Found {
   const folder = SweepFolder.open(dir);
   const { sweep } = folder;
-  const runs = sweepState(folder).map(({ trial, state, dir: path }): ComparedRun => {
+  const runs = sweepState(folder).map(({ trial, state, dir: path, seconds }): ComparedRun => {
     const { seed: _seed, ...labels } = trial.labels;
     const at = folder.at(path);
     const shown = resolve(path) === at ? path : at;
+    const common = { sweep: sweep.name, ...(seconds > 0 && { seconds }) };
     return existsSync(join(at, "config.json"))
-      ? { ...readRunFolder(at, shown), state, configuration: trial.hash, labels }
+      ? { ...readRunFolder(at, shown), ...common, state, configuration: trial.hash, labels }
       : {
+          ...common,
           dir: shown,
           id: trial.id,
           experiment: basename(dirname(at)),
@@ -78,8 +92,7 @@ function sweepRuns(dir: string): Found {
           scores: [],
         };
   });
-  const baseline = sweep.baseline ?? (sweep.ablation ? { ablation: "baseline" } : undefined);
-  return { runs, ...(baseline && { baseline }) };
+  return withBaseline(runs, sweep);
 }
 
 function plain(name: string): ComparedRun[] {
@@ -102,6 +115,35 @@ function plain(name: string): ComparedRun[] {
     );
   }
   return found;
+}
+
+/** A sweep named by a file with another name; or its trials below the output folder, without its own. */
+function sweepOfFile(file: string, output: string): Found {
+  const sweep = readSweepFile(file);
+  const folder = join(output, "sweeps", sweep.name);
+  if (existsSync(join(folder, "sweep.json"))) {
+    return sweepRuns(folder);
+  }
+  const { trials } = planSweep(file, sweep);
+  const finished = finishedRuns(output);
+  const runs = trials.flatMap(({ id, hash, labels: { seed: _seed, ...labels } }): ComparedRun[] => {
+    const dir = finished.get(id);
+    return dir === undefined
+      ? []
+      : [{ ...readRunFolder(dir), configuration: hash, labels, sweep: sweep.name }];
+  });
+  if (runs.length === 0) {
+    throw new UserError(
+      `no trial of ${file} has finished below ${output}, and the sweep's folder is not there`,
+      `tessera sweep ${file}; --output names the folder that holds sweeps/${sweep.name}`,
+    );
+  }
+  return withBaseline(runs, sweep);
+}
+
+function withBaseline(runs: readonly ComparedRun[], sweep: Sweep): Found {
+  const baseline = sweep.baseline ?? (sweep.ablation ? { ablation: "baseline" } : undefined);
+  return { runs, ...(baseline && { baseline }) };
 }
 
 /** Read one run folder. */
