@@ -162,7 +162,7 @@ napi_value instructions(napi_env env, napi_callback_info) {
 /**
  * plan: { arena: bytes, threads, profile: boolean, tensors: Float64Array (place, slot, offset)...,
  * constants: typed arrays, ops: Int32Array (code, inputs, outputs, integers, numbers, then those three
- * lists)..., numbers: Float64Array, labels: string[] }
+ * lists)..., numbers: Float64Array, labels: string[], bodies: plans of loops' bodies in order }
  */
 struct Compiled {
   std::unique_ptr<Program> program;
@@ -170,50 +170,60 @@ struct Compiled {
   bool busy = false;
 };
 
+std::unique_ptr<Program> program_of(napi_env env, napi_value plan) {
+  const View table = view(env, property(env, plan, "tensors"));
+  const auto* rows = reinterpret_cast<const double*>(table.data);
+  std::vector<TensorSpec> tensors(table.elements / 3);
+  for (std::size_t i = 0; i < tensors.size(); i++) {
+    tensors[i] = {static_cast<Place>(static_cast<std::int32_t>(rows[3 * i])),
+                  static_cast<std::int32_t>(rows[3 * i + 1]),
+                  static_cast<std::int64_t>(rows[3 * i + 2])};
+  }
+  const napi_value given = property(env, plan, "constants");
+  std::vector<std::vector<char>> constants(length(env, given));
+  for (std::uint32_t i = 0; i < constants.size(); i++) {
+    const View values = view(env, element(env, given, i));
+    constants[i].assign(values.data, values.data + values.elements * values.width);
+  }
+  auto program = std::make_unique<Program>(
+      std::move(tensors), std::move(constants),
+      static_cast<std::size_t>(number(env, property(env, plan, "arena"))));
+  bool profiled = false;
+  check(env, napi_get_value_bool(env, property(env, plan, "profile"), &profiled), "profile");
+  program->profile(profiled);
+  const View ops = view(env, property(env, plan, "ops"));
+  const auto* words = reinterpret_cast<const std::int32_t*>(ops.data);
+  const auto* values =
+      reinterpret_cast<const double*>(view(env, property(env, plan, "numbers")).data);
+  const napi_value labels = property(env, plan, "labels");
+  const napi_value bodies = property(env, plan, "bodies");
+  const std::vector<StepKind>& kinds = step_kinds();
+  std::uint32_t count = 0, loops = 0;
+  for (std::size_t at = 0; at < ops.elements; count++) {
+    const std::int32_t code = words[at], in = words[at + 1], out = words[at + 2],
+                       ints = words[at + 3], floats = words[at + 4];
+    const std::int32_t* list = words + at + 5;
+    Spec spec;
+    spec.inputs.assign(list, list + in);
+    spec.outputs.assign(list + in, list + in + out);
+    spec.ints.assign(list + in + out, list + in + out + ints);
+    spec.floats.assign(values, values + floats);
+    if (kinds.at(code).loops) {
+      spec.body = program_of(env, element(env, bodies, loops++));
+    }
+    values += floats;
+    at += 5 + in + out + ints;
+    program->add(code, std::move(spec), text(env, element(env, labels, count)));
+  }
+  return program;
+}
+
 napi_value create(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const napi_value plan = arguments(env, info, 1)[0];
-    const View table = view(env, property(env, plan, "tensors"));
-    const auto* rows = reinterpret_cast<const double*>(table.data);
-    std::vector<TensorSpec> tensors(table.elements / 3);
-    for (std::size_t i = 0; i < tensors.size(); i++) {
-      tensors[i] = {static_cast<Place>(static_cast<std::int32_t>(rows[3 * i])),
-                    static_cast<std::int32_t>(rows[3 * i + 1]),
-                    static_cast<std::int64_t>(rows[3 * i + 2])};
-    }
-    const napi_value given = property(env, plan, "constants");
-    std::vector<std::vector<char>> constants(length(env, given));
-    for (std::uint32_t i = 0; i < constants.size(); i++) {
-      const View values = view(env, element(env, given, i));
-      constants[i].assign(values.data, values.data + values.elements * values.width);
-    }
     auto compiled = std::make_unique<Compiled>();
     compiled->threads = static_cast<int>(number(env, property(env, plan, "threads")));
-    compiled->program = std::make_unique<Program>(
-        std::move(tensors), std::move(constants),
-        static_cast<std::size_t>(number(env, property(env, plan, "arena"))));
-    bool profiled = false;
-    check(env, napi_get_value_bool(env, property(env, plan, "profile"), &profiled), "profile");
-    compiled->program->profile(profiled);
-    const View ops = view(env, property(env, plan, "ops"));
-    const auto* words = reinterpret_cast<const std::int32_t*>(ops.data);
-    const auto* values =
-        reinterpret_cast<const double*>(view(env, property(env, plan, "numbers")).data);
-    const napi_value labels = property(env, plan, "labels");
-    std::uint32_t count = 0;
-    for (std::size_t at = 0; at < ops.elements; count++) {
-      const std::int32_t code = words[at], in = words[at + 1], out = words[at + 2],
-                         ints = words[at + 3], floats = words[at + 4];
-      const std::int32_t* list = words + at + 5;
-      Spec spec;
-      spec.inputs.assign(list, list + in);
-      spec.outputs.assign(list + in, list + in + out);
-      spec.ints.assign(list + in + out, list + in + out + ints);
-      spec.floats.assign(values, values + floats);
-      values += floats;
-      at += 5 + in + out + ints;
-      compiled->program->add(code, std::move(spec), text(env, element(env, labels, count)));
-    }
+    compiled->program = program_of(env, plan);
     napi_value external;
     check(env,
           napi_create_external(
@@ -299,10 +309,11 @@ napi_value profile(napi_env env, napi_callback_info info) {
     check(env, napi_get_value_external(env, arguments(env, info, 1)[0], &data), "program");
     const Program& program = *static_cast<Compiled*>(data)->program;
     napi_value array;
-    check(env, napi_create_array_with_length(env, program.seconds().size(), &array), "array");
-    for (std::uint32_t i = 0; i < program.seconds().size(); i++) {
+    const std::vector<double> seconds = program.seconds();
+    check(env, napi_create_array_with_length(env, seconds.size(), &array), "array");
+    for (std::uint32_t i = 0; i < seconds.size(); i++) {
       napi_value value;
-      check(env, napi_create_double(env, 1000 * program.seconds()[i], &value), "number");
+      check(env, napi_create_double(env, 1000 * seconds[i], &value), "number");
       check(env, napi_set_element(env, array, i, value), "element");
     }
     return array;

@@ -20,6 +20,7 @@ import {
   attendCached,
   buildBlock,
   type Cache,
+  type CacheValues,
   initStd,
   type TransformerConfig,
 } from "./transformer.ts";
@@ -68,9 +69,13 @@ export interface PrefixLm {
   /**
    * Put one token into the cache.
    * @param position [1] int32: its slot
-   * @returns logits [B, V] of the token after it
+   * @returns logits [B, V] of the token after it, and the cache with this one
    */
-  step(slot: SlotTensors, position: tf.Tensor1D, cache: Cache): tf.Tensor2D;
+  step(
+    slot: SlotTensors,
+    position: tf.Tensor1D,
+    cache: CacheValues,
+  ): { readonly logits: tf.Tensor2D; readonly cache: CacheValues };
   /** A cache of `slots` slots for `batch` sequences. */
   buildCache(batch: number, slots: number): Cache;
 }
@@ -165,10 +170,13 @@ export function buildPrefixLm(
     },
 
     step(slot, position, cache) {
-      const y = run(embedSlots(slot), (query, key, value, block) =>
-        attendCached(cache[block]!, query, key, value, position),
-      );
-      return readOut(y, 1);
+      const left: { key: tf.Tensor4D; value: tf.Tensor4D }[] = [];
+      const y = run(embedSlots(slot), (query, key, value, block) => {
+        const { mixed, ...entry } = attendCached(cache[block]!, query, key, value, position);
+        left.push(entry);
+        return mixed;
+      });
+      return { logits: readOut(y, 1), cache: left };
     },
 
     buildCache(batch, slots) {

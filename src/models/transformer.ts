@@ -88,8 +88,11 @@ export interface Before {
   };
 }
 
-/** The keys and values that a causal block has seen: two variables [B, h, N, d] a block. */
+/** The keys and values that a causal block has seen, [B, h, N, d] each: as variables, kept between calls. */
 export type Cache = readonly { readonly key: tf.Variable; readonly value: tf.Variable }[];
+
+/** A cache's values: what a step reads, and what it leaves. */
+export type CacheValues = readonly { readonly key: tf.Tensor4D; readonly value: tf.Tensor4D }[];
 
 /**
  * Initial standard deviation of embeddings and projections, "small init" (Nguyen & Salazar 2019,
@@ -153,19 +156,19 @@ export interface Transformer {
   causal(ids: tf.Tensor3D, labels: tf.Tensor1D): tf.Tensor2D[];
   /**
    * One place of the causal pass: the logits of token `position` from the token before it, with
-   * earlier keys and values read from `cache` and this place's written into it. What the cache holds
+   * earlier keys and values read from `cache` and this place's put to them. What the cache holds
    * from `position` on is not looked at, so it needs no clearing.
    * @param previous [B, F] int32, token position-1; ignored when position is 0
    * @param labels [B] int32 in [0, classes]
    * @param position [1] int32 in [0, N)
-   * @returns for each factor [B, V]
+   * @returns for each factor [B, V], and the cache with this place
    */
   causalStep(
     previous: tf.Tensor2D,
     labels: tf.Tensor1D,
     position: tf.Tensor1D,
-    cache: Cache,
-  ): tf.Tensor2D[];
+    cache: CacheValues,
+  ): { readonly logits: tf.Tensor2D[]; readonly cache: CacheValues };
   /** A cache for `batch` sequences, filled with zeros. The caller disposes its variables. */
   buildCache(batch: number): Cache;
 }
@@ -300,11 +303,13 @@ export function buildTransformer(
       const token = embedTokens(tf.expandDims(previous, 1)); // [B, 1, D]
       const input = tf.add(tf.mul(first, embedLabels(labels)), tf.mul(tf.sub(1, first), token));
       const x = tf.add(input, tf.gather(positions(), position)) as tf.Tensor3D; // [B, 1, D]
-      return logits(
-        run(x, (query, key, value, block) =>
-          attendCached(cache[block]!, query, key, value, position),
-        ),
-      );
+      const left: { key: tf.Tensor4D; value: tf.Tensor4D }[] = [];
+      const y = run(x, (query, key, value, block) => {
+        const { mixed, ...entry } = attendCached(cache[block]!, query, key, value, position);
+        left.push(entry);
+        return mixed;
+      });
+      return { logits: logits(y), cache: left };
     },
 
     buildCache(batch) {
@@ -335,24 +340,48 @@ const attendBackward: Attend = (query, key, value) =>
   attention(query, key, value, { causal: true });
 
 /**
- * Write one place's key and value [B, h, 1, d] into a block's cache and attend to what is filled.
+ * Put one place's key and value [B, h, 1, d] into a block's cache and attend to what is filled.
  * @param position [1] int32: the place
+ * @returns the block's cache with this place, and what attention gives, [B, h, 1, d]
  */
 export function attendCached(
-  entry: Cache[number],
+  entry: CacheValues[number],
   query: tf.Tensor4D,
   key: tf.Tensor4D,
   value: tf.Tensor4D,
   position: tf.Tensor1D,
-): tf.Tensor4D {
-  const written = (variable: tf.Variable, row: tf.Tensor4D): tf.Tensor4D => {
-    const updated = cacheWrite(variable as unknown as tf.Tensor4D, row, position); // [B, h, N, d]
-    variable.assign(updated);
-    return updated;
-  };
-  const keys = written(entry.key, key);
-  const values = written(entry.value, value);
-  return cachedAttention(query, keys, values, position);
+): { readonly key: tf.Tensor4D; readonly value: tf.Tensor4D; readonly mixed: tf.Tensor4D } {
+  const keys = cacheWrite(entry.key, key, position); // [B, h, N, d]
+  const values = cacheWrite(entry.value, value, position);
+  return { key: keys, value: values, mixed: cachedAttention(query, keys, values, position) };
+}
+
+/** The values that a cache's variables have. */
+export const cacheValues = (cache: Cache): CacheValues => cache as unknown as CacheValues;
+
+/** Keep a cache for the next call. */
+export function keepCache(cache: Cache, values: CacheValues): void {
+  cache.forEach((entry, i) => {
+    entry.key.assign(values[i]!.key);
+    entry.value.assign(values[i]!.value);
+  });
+}
+
+/** A cache under names, as a scan carries it. */
+export function packCache(cache: CacheValues): { [name: string]: tf.Tensor } {
+  return Object.fromEntries(
+    cache.flatMap(({ key, value }, i) => [
+      [`key${i}`, key],
+      [`value${i}`, value],
+    ]),
+  );
+}
+
+export function unpackCache(entries: { readonly [name: string]: tf.Tensor }): CacheValues {
+  return Array.from({ length: Object.keys(entries).length / 2 }, (_, i) => ({
+    key: entries[`key${i}`] as tf.Tensor4D,
+    value: entries[`value${i}`] as tf.Tensor4D,
+  }));
 }
 
 /**

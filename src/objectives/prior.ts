@@ -12,7 +12,7 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
-import type { Transformer } from "../models/transformer.ts";
+import { cacheValues, keepCache, type Transformer } from "../models/transformer.ts";
 import type { Compiled, Device } from "../runtime/device.ts";
 import { bool, type HostTensor, int32 } from "../runtime/tensors.ts";
 import { decodingCounts } from "./mask-schedule.ts";
@@ -147,12 +147,13 @@ export function buildCausalPrior(device: Device, transformer: Transformer): Toke
       device.activate();
       const cache = transformer.buildCache(size);
       step = device.compile(`prior/causal/${size}`, (inputs) => {
-        const logits = transformer.causalStep(
+        const { logits, cache: left } = transformer.causalStep(
           inputs.previous as tf.Tensor2D,
           inputs.labels as tf.Tensor1D,
           inputs.position as tf.Tensor1D,
-          cache,
+          cacheValues(cache),
         );
+        keepCache(cache, left);
         return Object.fromEntries(logits.map((each, f) => [`logits${f}`, each])); // [B, V] each
       });
       steps.set(size, step);

@@ -44,6 +44,11 @@ export interface DeviceInfo {
 export interface Device {
   readonly type: string;
   readonly info: DeviceInfo;
+  /**
+   * Whether `scan` (scan.ts) is a loop here. Elsewhere its body is repeated in the graph, so that many turns
+   * are better done by several calls of a function with few.
+   */
+  readonly loops?: boolean;
   /** Make this device the one that tf operations and new variables belong to. `openDevice` does. */
   activate(): void;
   /** Trace, optimise and lower `fn` on first use of each input signature; see the file comment. */

@@ -24,7 +24,7 @@ export interface Value {
 
 export interface GraphNode {
   /**
-   * A TensorFlow.js kernel name, one of Tessera's own kernels (kernels.ts), or
+   * A TensorFlow.js kernel name, one of Tessera's own kernels (kernels.ts), "Scan" (a loop, body), or
    * "Input" (attrs: name, hostType), "State" (attrs: index), "Constant" (data), "Fill" (attrs: value).
    */
   readonly op: string;
@@ -33,6 +33,8 @@ export interface GraphNode {
   readonly outputs: readonly Value[];
   /** The values of a "Constant". */
   readonly data?: HostTensor;
+  /** One turn of a "Scan" (scan.ts). */
+  readonly body?: Graph;
 }
 
 /** Shape and type of a value to be. */
@@ -60,6 +62,8 @@ export class GraphTracer {
   constructor(readonly features: ReadonlySet<string> = new Set()) {}
 
   readonly nodes: GraphNode[] = [];
+  /** How many bodies of loops are being traced, one inside the other. */
+  loops = 0;
   readonly #known = new Map<string, readonly Value[]>();
   #nextValue = 0;
 
@@ -70,16 +74,25 @@ export class GraphTracer {
     attrs: Attrs,
     specs: readonly ValueSpec[],
     data?: HostTensor,
+    body?: Graph,
   ): readonly Value[] {
-    const key = data
-      ? undefined
-      : `${op}(${inputs.map((v) => v.id).join(",")})${JSON.stringify(attrs)}:${specs[0]?.dtype}[${specs[0]?.shape.join(",")}]`;
+    const key =
+      data || body
+        ? undefined
+        : `${op}(${inputs.map((v) => v.id).join(",")})${JSON.stringify(attrs)}:${specs[0]?.dtype}[${specs[0]?.shape.join(",")}]`;
     const known = key === undefined ? undefined : this.#known.get(key);
     if (known) {
       return known;
     }
     const outputs: Value[] = [];
-    const node: GraphNode = { op, inputs, attrs, outputs, ...(data ? { data } : {}) };
+    const node: GraphNode = {
+      op,
+      inputs,
+      attrs,
+      outputs,
+      ...(data && { data }),
+      ...(body && { body }),
+    };
     for (const { shape, dtype } of specs) {
       outputs.push({ id: this.#nextValue++, shape: [...shape], dtype, node });
     }
@@ -244,6 +257,10 @@ export function printGraph(graph: Graph): string {
     const inputs = node.inputs.map((v) => `%${v.id}`).join(", ");
     const attrs = Object.keys(node.attrs).length > 0 ? ` ${JSON.stringify(node.attrs)}` : "";
     lines.push(`  ${outputs} = ${node.op}(${inputs})${attrs}`);
+    if (node.body) {
+      const body = printGraph(node.body).split("\n");
+      lines.push(...body.map((line) => `    ${line}`));
+    }
   }
   for (const { name, value } of graph.outputs) {
     lines.push(`  output ${name} = %${value.id}`);

@@ -12,6 +12,7 @@ import {
 import type { TensorMap, Traceable } from "./device.ts";
 import { type Graph, GraphTracer, type Value } from "./graph.ts";
 import type { HostDType } from "./tensors.ts";
+import { TURN } from "./loops.ts";
 import { whileTracing } from "./tracing.ts";
 
 /** Shape and type of one input, as the caller hands it in. */
@@ -86,6 +87,11 @@ export function traceFunction(
         `a variable of shape [${this.shape.join(", ")}] (${this.dtype}) was assigned a tensor of shape [${value.shape.join(", ")}] (${value.dtype})`,
       );
     }
+    if (tracer.loops > 0) {
+      throw new Error(
+        `the variable "${this.name}" was assigned inside the body of a scan: carry its value and assign it afterwards`,
+      );
+    }
     const assigned = valueOf(value);
     next.set(this, assigned);
     const { dataId } = backend.symbol(assigned);
@@ -120,6 +126,7 @@ export function traceFunction(
           `the variable "${made.name}" was made inside the compiled function "${name}": make variables before and use them inside`,
         );
       }
+      refuseLeaks([...outputs.map(({ value }) => value), ...next.values()]);
       const reads = readStates(tracer, outputs, next);
       const states = used.filter(({ variable, value }) => reads.has(value) || next.has(variable));
       return {
@@ -149,6 +156,23 @@ export function traceFunction(
     }
     for (const dataId of stands) {
       backend.disposeData(dataId, true);
+    }
+  }
+}
+
+/** Throws where a tensor of a loop's body was used outside of it. */
+function refuseLeaks(results: readonly Value[]): void {
+  const seen = new Set<object>();
+  const stack = [...results];
+  for (let value = stack.pop(); value; value = stack.pop()) {
+    if (value.node.op === TURN) {
+      throw new Error(
+        "a tensor made inside the body of a scan was used outside of it: return it, as a carry or an output",
+      );
+    }
+    if (!seen.has(value.node)) {
+      seen.add(value.node);
+      stack.push(...value.node.inputs);
     }
   }
 }

@@ -8,6 +8,8 @@ import {
   checkTransformer,
   type Transformer,
   type TransformerConfig,
+  cacheValues,
+  keepCache,
 } from "../../src/models/transformer.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { shake, tinyModel } from "../objectives/support.ts";
@@ -161,9 +163,10 @@ describe("what sees what", () => {
           tf.tensor2d(previous, [2, 2], "int32"),
           labels,
           tf.tensor1d([n], "int32"),
-          cache,
+          cacheValues(cache),
         );
-        for (const [f, logits] of step.entries()) {
+        keepCache(cache, step.cache);
+        for (const [f, logits] of step.logits.entries()) {
           const values = logits.arraySync();
           for (const b of [0, 1]) {
             for (const [v, value] of values[b]!.entries()) {

@@ -34,6 +34,30 @@ Step gemm_step(Spec& spec) {
   };
 }
 
+/** b in the kernels' own order. Integers: k, n, strides of k and of columns. */
+Step pack_step(Spec& spec) {
+  const i64 k = spec.next(), n = spec.next(), kb = spec.next(), cb = spec.next();
+  return [=](const Run& run) {
+    pack_matrix(k, n, run.floats(spec.inputs[0]), kb, cb, run.floats(spec.outputs[0]));
+  };
+}
+
+/** Rows times a packed matrix. Integers: m, n, k, row stride of a, activation, whether a bias follows. */
+Step packed_step(Spec& spec) {
+  PackedGemm shape;
+  shape.m = spec.next();
+  shape.n = spec.next();
+  shape.k = spec.next();
+  shape.lda = spec.next();
+  shape.activation = static_cast<Activation>(spec.next());
+  const bool bias = spec.next() != 0;
+  return [=](const Run& run) {
+    PackedGemm call = shape;
+    call.bias = bias ? run.floats(spec.inputs[2]) : nullptr;
+    packed_gemm(call, run.floats(spec.inputs[0]), run.floats(spec.inputs[1]), run.floats(spec.outputs[0]));
+  };
+}
+
 /** y [outer, o, inner] = matrix [o, n] times x [outer, n, inner]. Integers: outer, o, n, inner. */
 Step axis_product(Spec& spec) {
   const i64 outer = spec.next(), o = spec.next(), n = spec.next(), inner = spec.next();
@@ -62,7 +86,10 @@ Step axis_product(Spec& spec) {
 }  // namespace
 
 std::vector<StepKind> product_steps() {
-  return {{"Gemm", gemm_step}, {"AxisProduct", axis_product}};
+  return {{"Gemm", gemm_step},
+          {"PackMatrix", pack_step},
+          {"PackedGemm", packed_step},
+          {"AxisProduct", axis_product}};
 }
 
 }  // namespace tessera::exec

@@ -1,6 +1,8 @@
 /** See program.h. */
 #include "program.h"
 
+#include <sys/mman.h>
+
 #include <chrono>
 #include <mutex>
 #include <cstdlib>
@@ -11,6 +13,11 @@
 #include "denormals.h"
 
 namespace tessera::exec {
+namespace {
+
+constexpr std::size_t kLargePage = 2 << 20;
+
+}  // namespace
 
 char* Run::bytes(std::int32_t tensor) const {
   const TensorSpec& spec = tensors_[tensor];
@@ -63,7 +70,8 @@ const std::vector<StepKind>& step_kinds() {
   static const std::vector<StepKind> kinds = [] {
     std::vector<StepKind> all;
     for (const auto& part : {pointwise_steps(), moving_steps(), indexing_steps(),
-                             reduction_steps(), pooling_steps(), product_steps(), kernel_steps()}) {
+                             reduction_steps(), pooling_steps(), product_steps(), kernel_steps(),
+                             loop_steps()}) {
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;
@@ -80,11 +88,18 @@ Program::Program(std::vector<TensorSpec> tensors, std::vector<std::vector<char>>
     constants_.push_back(bytes.data());
   }
   if (arena_bytes_ > 0) {
-    const std::size_t rounded = (arena_bytes_ + 4095) / 4096 * 4096;
-    arena_ = static_cast<char*>(std::aligned_alloc(4096, rounded));
+    // Large pages where there are some: a step of a network touches many small ones.
+    const std::size_t page = arena_bytes_ >= kLargePage ? kLargePage : 4096;
+    const std::size_t rounded = (arena_bytes_ + page - 1) / page * page;
+    arena_ = static_cast<char*>(std::aligned_alloc(page, rounded));
     if (arena_ == nullptr) {
       throw std::bad_alloc();
     }
+#if defined(MADV_HUGEPAGE)
+    if (page == kLargePage) {
+      madvise(arena_, rounded, MADV_HUGEPAGE);
+    }
+#endif
   }
 }
 
@@ -92,6 +107,9 @@ Program::~Program() { std::free(arena_); }
 
 void Program::add(std::int32_t code, Spec spec, std::string label) {
   const StepKind& kind = step_kinds().at(code);
+  if (spec.body) {
+    bodies_.push_back(spec.body);
+  }
   try {
     Step step = kind.make(spec);
     spec.done();
@@ -112,6 +130,10 @@ void Program::run(const Arrays& arrays, int threads) {
   if (tessera::threads() != threads) {
     tessera::set_threads(threads);
   }
+  pass(arrays);
+}
+
+void Program::pass(const Arrays& arrays) {
   const Run run(tensors_, arena_, constants_, arrays);
   if (!profiled_) {
     for (const Step& step : steps_) {
@@ -125,6 +147,15 @@ void Program::run(const Arrays& arrays, int threads) {
     steps_[i](run);
     seconds_[i] += std::chrono::duration<double>(Clock::now() - begin).count();
   }
+}
+
+std::vector<double> Program::seconds() const {
+  std::vector<double> all = seconds_;
+  for (const auto& body : bodies_) {
+    const std::vector<double> inner = body->seconds();
+    all.insert(all.end(), inner.begin(), inner.end());
+  }
+  return all;
 }
 
 }  // namespace tessera::exec

@@ -50,9 +50,12 @@ class Run {
   const Arrays& arrays_;
 };
 
+class Program;
+
 /** The numbers of one step, read in order. */
 class Spec {
  public:
+  std::shared_ptr<Program> body;  // of a loop
   std::vector<std::int32_t> inputs, outputs, ints;
   std::vector<double> floats;
 
@@ -73,6 +76,7 @@ using Maker = Step (*)(Spec&);
 struct StepKind {
   const char* name;
   Maker make;
+  bool loops = false;  // has a body
 };
 
 /** All kinds; a step's code is its kind's index. */
@@ -86,6 +90,7 @@ std::vector<StepKind> reduction_steps();
 std::vector<StepKind> pooling_steps();
 std::vector<StepKind> product_steps();
 std::vector<StepKind> kernel_steps();
+std::vector<StepKind> loop_steps();
 
 /** A program ready to run. Its arena is allocated once and used by every call. */
 class Program {
@@ -99,10 +104,12 @@ class Program {
   /** `code` as in step_kinds(); `label` names the node for the profile. */
   void add(std::int32_t code, Spec spec, std::string label);
   void run(const Arrays& arrays, int threads);
+  /** All steps once, from within a run: a loop's turn. */
+  void pass(const Arrays& arrays);
 
-  /** Seconds spent in each step since the start, when profiled. */
   void profile(bool on) { profiled_ = on; }
-  const std::vector<double>& seconds() const { return seconds_; }
+  /** Seconds spent in each step since the start, when profiled; then those of loops' bodies. */
+  std::vector<double> seconds() const;
   const std::vector<std::int32_t>& codes() const { return codes_; }
 
  private:
@@ -114,6 +121,7 @@ class Program {
   std::vector<Step> steps_;
   std::vector<std::int32_t> codes_;
   std::vector<std::string> labels_;
+  std::vector<std::shared_ptr<Program>> bodies_;
   std::vector<double> seconds_;
   bool profiled_ = false;
 };

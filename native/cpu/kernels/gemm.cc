@@ -249,4 +249,29 @@ void gemm(const Gemm& s, const float* a, const float* b, float* c) {
   for (i64 i = 0; i < s.batch; i++) large(s, at(i));
 }
 
+void pack_matrix(i64 k, i64 n, const float* b, i64 kb, i64 cb, float* out) {
+  parallel_for(ceil_div(n, NR), std::max<i64>(1, 8192 / std::max<i64>(k * NR, 1)), [&](i64 begin, i64 end, int) {
+    pack_panels(b + begin * NR * cb, kb, cb, k, std::min(n, end * NR) - begin * NR, out + begin * k * NR);
+  });
+}
+
+void packed_gemm(const PackedGemm& s, const float* a, const float* packed, float* c) {
+  if (s.m <= 0 || s.n <= 0) return;
+  Gemm end;
+  end.bias = s.bias;
+  end.activation = s.activation;
+  const i64 panels = ceil_div(s.n, NR), height = 2 * MR, blocks = ceil_div(s.m, height);
+  const i64 work = std::max<i64>(1, std::min(s.m, height) * s.k * NR);
+  parallel_for(panels * blocks, std::max<i64>(1, 32768 / work), [&](i64 begin, i64 last, int thread) {
+    float* sums = thread_scratch(thread, 6, height * NR);
+    for (i64 i = begin; i < last; i++) {
+      const i64 n0 = i / blocks * NR, m0 = i % blocks * height;
+      const i64 columns = std::min<i64>(NR, s.n - n0), rows = std::min(height, s.m - m0);
+      tiles(rows, ceil_div(columns, VL), s.k, a + m0 * s.lda, s.lda, 1, packed + n0 * s.k, s.k * NR, sums, NR,
+            Store::set);
+      for (i64 m = 0; m < rows; m++) finish(end, sums + m * NR, c + (m0 + m) * s.n + n0, n0, columns);
+    }
+  });
+}
+
 }  // namespace tessera

@@ -112,6 +112,20 @@ struct Gemm {
 };
 void gemm(const Gemm& shape, const float* a, const float* b, float* c);
 
+/**
+ * b [k, n], b(i, j) = b[i · kb + j · cb] with one of the strides 1, in the order in which products read it:
+ * for weights that many products share. `out` has k · n values, n rounded up to a multiple of 32.
+ */
+void pack_matrix(i64 k, i64 n, const float* b, i64 kb, i64 cb, float* out);
+
+/** c = act(a b + bias), a [m, k] with rows `lda` apart, b packed, c [m, n] dense. Best for up to a few hundred rows. */
+struct PackedGemm {
+  i64 m = 0, n = 0, k = 0, lda = 0;
+  const float* bias = nullptr;  // [n]
+  Activation activation = Activation::none;
+};
+void packed_gemm(const PackedGemm& shape, const float* a, const float* packed, float* c);
+
 // --- Norms ---------------------------------------------------------------------------------------
 
 /**

@@ -8,14 +8,24 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
 import type { PrefixLm, SlotTensors } from "../../models/prefix-lm.ts";
-import type { Cache } from "../../models/transformer.ts";
+import {
+  type Cache,
+  cacheValues,
+  keepCache,
+  packCache,
+  unpackCache,
+} from "../../models/transformer.ts";
 import type { Compiled, Device } from "../../runtime/device.ts";
 import { Random } from "../../runtime/random.ts";
+import { scan } from "../../runtime/scan.ts";
 import { float32, int32 } from "../../runtime/tensors.ts";
 import type { TokenSpace } from "../objective.ts";
 import { type DrawConfig, draw, guidanceScale, guide, needsBoth } from "../sampling.ts";
 import { fillLayout, type Layout, type Material, type Sizes } from "./layouts.ts";
 import { splitFactors, type Vocabulary } from "./vocabulary.ts";
+
+/** Slots that one call makes at most where the device has loops: between calls progress is told. */
+const MOST_SLOTS = 256;
 
 export interface GenerateOptions {
   /** Index of the task. */
@@ -49,14 +59,14 @@ export function buildGenerator(
   sampling: DrawConfig,
   { layouts, sizes, vocabulary, slotPlaces, space }: Parts,
 ): (options: GenerateOptions) => Promise<Generated> {
-  const compiled = new Map<string, { readonly prefill: Compiled; readonly step: Compiled }>();
+  const compiled = new Map<string, { readonly prefill: Compiled; readonly steps: Compiled }>();
 
   /** Guide, restrict to the ids of the coming slot, draw: [B or 2B, V] to [B]. */
   function drawNext(
     logits: tf.Tensor2D,
     inputs: { readonly [name: string]: tf.Tensor },
     both: boolean,
-  ): { ids: tf.Tensor } {
+  ): tf.Tensor1D {
     const guided = both ? guide(logits, inputs.scale!) : logits; // [B, V]
     const all = tf.tensor1d(
       Int32Array.from({ length: lm.vocabulary }, (_, id) => id),
@@ -65,12 +75,7 @@ export function buildGenerator(
     const [low, high] = tf.unstack(inputs.range!) as [tf.Scalar, tf.Scalar];
     const inside = tf.logicalAnd(tf.greaterEqual(all, low), tf.less(all, high)); // [V]
     const bias = tf.mul(tf.sub(tf.cast(inside, "float32"), 1), 1e9);
-    const { ids } = draw(
-      tf.add(guided, bias) as tf.Tensor2D,
-      inputs.noise as tf.Tensor1D,
-      sampling,
-    );
-    return { ids };
+    return draw(tf.add(guided, bias) as tf.Tensor2D, inputs.noise as tf.Tensor1D, sampling).ids;
   }
 
   /** The functions of one task and batch size: the cache's variables belong to them. */
@@ -81,7 +86,8 @@ export function buildGenerator(
       return known;
     }
     device.activate();
-    const cache: Cache = lm.buildCache((both ? 2 : 1) * size, layouts[task]!.slots.length);
+    const total = (both ? 2 : 1) * size;
+    const cache: Cache = lm.buildCache(total, layouts[task]!.slots.length);
     const slotsOf = (inputs: { readonly [name: string]: tf.Tensor }): SlotTensors => ({
       ids: inputs.ids as tf.Tensor2D,
       places: inputs.places as tf.Tensor2D,
@@ -91,9 +97,32 @@ export function buildGenerator(
       prefill: device.compile(`multimodal/prefill/${key}`, (inputs) => ({
         logits: lm.prefill(slotsOf(inputs), cache),
       })),
-      step: device.compile(`multimodal/step/${key}`, (inputs) =>
-        drawNext(lm.step(slotsOf(inputs), inputs.position as tf.Tensor1D, cache), inputs, both),
-      ),
+      steps: device.compile(`multimodal/steps/${key}`, (inputs) => {
+        const { previous, ...slices } = inputs;
+        const made = scan(
+          inputs.noise!.shape[0]!,
+          { carry: { previous: previous!, ...packCache(cacheValues(cache)) }, slices },
+          (_index, { previous: ids, ...entries }, turn) => {
+            const slot = {
+              ids: tf.expandDims(ids!, 1) as tf.Tensor2D, // [B or 2B, 1]
+              places: tf.tile(tf.reshape(turn.place!, [1, 1]), [total, 1]) as tf.Tensor2D,
+              roles: tf.onesLike(tf.expandDims(ids!, 1)) as tf.Tensor2D,
+            };
+            const position = tf.reshape(turn.position!, [1]) as tf.Tensor1D;
+            const step = lm.step(slot, position, unpackCache(entries));
+            const drawn = drawNext(step.logits, turn, both); // [B]
+            const next = tf.where(
+              tf.equal(turn.known!, 1),
+              turn.given!,
+              tf.tile(drawn, [both ? 2 : 1]),
+            ); // [B or 2B]
+            return { carry: { previous: next, ...packCache(step.cache) }, outputs: { drawn } };
+          },
+        );
+        const { previous: _, ...entries } = made.carry;
+        keepCache(cache, unpackCache(entries));
+        return { ids: made.outputs.drawn! }; // [n, B]
+      }),
     };
     compiled.set(key, functions);
     return functions;
@@ -123,7 +152,7 @@ export function buildGenerator(
     const hideText = sampling.guidance === 0 && sampling.guidance_schedule === "constant";
     const copies = both ? 2 : 1;
     const total = copies * size;
-    const { prefill, step } = functionsOf(task, size, both);
+    const { prefill, steps } = functionsOf(task, size, both);
     const fill = (material: Material, blind: boolean): Int32Array => {
       const { text: _, ...blinded } = material;
       const shown = blind ? blinded : material;
@@ -153,32 +182,52 @@ export function buildGenerator(
     const drawn = slots.length - prefix;
     // Drawn sample after sample: a sample's numbers do not depend on how many others are made.
     const uniforms = new Random(seed, "multimodal/draw").uniforms(size * drawn);
-    for (let slot = prefix; slot < lastDrawn; slot++) {
-      const next = slot + 1;
-      const free = slots[next]!.kind !== "special";
-      const out = await step({
-        ids: int32(
-          [total, 1],
-          Int32Array.from(sequences, (sequence) => sequence[slot]!),
+    const most = device.loops ? MOST_SLOTS : 1;
+    for (let first = prefix; first < lastDrawn; first += most) {
+      const count = Math.min(most, lastDrawn - first);
+      const nexts = Array.from({ length: count }, (_, n) => first + n + 1);
+      const fixed = nexts.map((next) => slots[next]!.kind === "special");
+      const out = await steps({
+        previous: int32(
+          [total],
+          Int32Array.from(sequences, (sequence) => sequence[first]!),
         ),
-        places: int32([total, 1], new Int32Array(total).fill(places[slot]!)),
-        roles: int32([total, 1], new Int32Array(total).fill(1)),
-        position: int32([1], [slot]),
-        range: int32([2], free ? rangeOf(layout, next) : [0, lm.vocabulary]),
+        place: int32([count], places.slice(first, first + count)),
+        position: int32(
+          [count],
+          nexts.map((next) => next - 1),
+        ),
+        range: int32(
+          [count, 2],
+          nexts.flatMap((next, n) => (fixed[n] ? [0, lm.vocabulary] : rangeOf(layout, next))),
+        ),
+        known: int32([count, total], fixed.flatMap((known) => Array<number>(total).fill(Number(known)))), // biome-ignore format: one call
+        given: int32(
+          [count, total],
+          nexts.flatMap((next) => sequences.map((sequence) => sequence[next]!)),
+        ),
         noise: float32(
-          [size],
-          Float32Array.from({ length: size }, (_, b) => uniforms[b * drawn + next - prefix]!),
+          [count, size],
+          Float32Array.from({ length: count * size }, (_, i) => {
+            const next = nexts[Math.floor(i / size)]!;
+            return uniforms[(i % size) * drawn + next - prefix]!;
+          }),
         ),
         ...(both && {
-          scale: float32([], [guidanceScale(sampling, next - prefix, lastDrawn - prefix)]),
+          scale: float32(
+            [count],
+            Float32Array.from(nexts, (next) =>
+              guidanceScale(sampling, next - prefix, lastDrawn - prefix),
+            ),
+          ),
         }),
       });
-      if (free) {
-        for (let b = 0; b < total; b++) {
-          sequences[b]![next] = out.ids!.data[b % size]!;
+      nexts.forEach((next, n) => {
+        for (let b = 0; b < (fixed[n] ? 0 : total); b++) {
+          sequences[b]![next] = out.ids!.data[n * size + (b % size)]!;
         }
-      }
-      onProgress?.(next - prefix, lastDrawn - prefix);
+      });
+      onProgress?.(first + count - prefix, lastDrawn - prefix);
     }
     return readOut(layout, sequences.slice(0, size));
   };

@@ -30,7 +30,7 @@ export interface Addon {
     nexts: Arrays,
     outputs: Arrays,
   ): Promise<void>;
-  /** Milliseconds of each step so far, where the plan asked for a profile. */
+  /** Milliseconds of each step so far, bodies of loops behind the rest, where the plan asked for a profile. */
   profile(program: Program): number[];
   /** The instruction set that it was compiled for. */
   about(): string;

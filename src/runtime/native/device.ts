@@ -10,6 +10,7 @@ import { BACKEND, tesseraBackend, type Values } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
 import type { Device, Traceable } from "../device.ts";
 import type { Graph } from "../graph.ts";
+import { SCAN } from "../scan.ts";
 import { type HostTensor, type HostTensors, sizeOf } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { type Addon, findAddon, type Program } from "./addon.ts";
@@ -21,6 +22,7 @@ import { productRules } from "./product-rules.ts";
 import { printProfile } from "./profile.ts";
 import type { Plan } from "./program.ts";
 import { reductionRules } from "./reduction-rules.ts";
+import { scanInPlace, scanRule } from "./scan-rule.ts";
 import { VIEW_OPS } from "./uses.ts";
 
 const RULES: { readonly [op: string]: Rule } = {
@@ -28,6 +30,7 @@ const RULES: { readonly [op: string]: Rule } = {
   ...reductionRules,
   ...productRules,
   ...networkRules,
+  Scan: scanRule,
 };
 
 /** Every node that this engine runs. */
@@ -41,6 +44,7 @@ export const FEATURES: ReadonlySet<string> = new Set([
   "TesseraCachedAttention",
   "TesseraAdamW",
   "TesseraBarrier",
+  SCAN,
   "groups",
 ]);
 
@@ -82,6 +86,7 @@ export async function openNativeDevice({
 
   const device: Device = {
     type: "cpu",
+    loops: true,
     info: {
       type: "cpu",
       engine: "native",
@@ -119,7 +124,7 @@ export function planGraph(
 ): { readonly plan: Plan; readonly inPlace: readonly boolean[] } {
   const { builder, inPlace } = lowerGraph(graph, {
     rules: RULES,
-    overwriting,
+    overwriting: { ...overwriting, Scan: scanInPlace },
     instructions: addon.instructions(),
   });
   return { plan: builder.finish(addon.steps(), threads, profile), inPlace };

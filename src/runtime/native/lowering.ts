@@ -26,8 +26,8 @@ import {
 /** Emits the steps of one node. */
 export type Rule = (lowering: Lowering, node: GraphNode, item: Item) => void;
 
-/** Nodes that read a state's old value and may write the new one over it as they go. */
-export type InPlaceRule = (node: GraphNode, state: Value) => boolean;
+/** Nodes that read a state's old value and may write the new one, `next`, over it as they go. */
+export type InPlaceRule = (node: GraphNode, state: Value, next: Value) => boolean;
 
 /** A graph as steps, and what the device must know to call it. */
 export interface Lowered {
@@ -41,6 +41,15 @@ export interface LoweringOptions {
   readonly overwriting: { readonly [op: string]: InPlaceRule };
   /** The addon's instruction names. */
   readonly instructions: readonly string[];
+  /** For a loop's body: whether the whole function is exact. Default: where nothing is differentiated. */
+  readonly exact?: boolean;
+}
+
+/** What a loop's body wants made of a value from outside, once, before the first turn. */
+export interface Prepared {
+  readonly value: Value;
+  /** Makes it outside. */
+  readonly make: (outer: Lowering, given: View) => View;
 }
 
 export function lowerGraph(graph: Graph, options: LoweringOptions): Lowered {
@@ -56,8 +65,10 @@ export class Lowering {
   readonly inPlace: boolean[];
   /** Encoders and evaluation: a value depends, to the bit, on what it should and on nothing else. */
   readonly exact: boolean;
+  /** For a loop's body: what is to be made before it, as further inputs behind the graph's. */
+  readonly prepared: Prepared[] = [];
+  readonly options: LoweringOptions;
   readonly #graph: Graph;
-  readonly #options: LoweringOptions;
   readonly #views = new Map<Value, View>();
   readonly #denseCopies = new Map<Value, View>();
   readonly #memo = new Map<string, unknown>();
@@ -68,10 +79,10 @@ export class Lowering {
 
   constructor(graph: Graph, options: LoweringOptions) {
     this.#graph = graph;
-    this.#options = options;
+    this.options = options;
     this.instructions = options.instructions;
     this.uses = usesOf(graph);
-    this.exact = !this.uses.nodes.some((node) => node.op === "ConvFilterGrad");
+    this.exact = options.exact ?? !this.uses.nodes.some((node) => node.op === "ConvFilterGrad");
     this.#order = scheduled(itemsOf(this.uses));
     this.inPlace = graph.states.map(() => false);
     graph.inputs.forEach(({ value }, slot) => {
@@ -100,7 +111,7 @@ export class Lowering {
         emitCluster(this, item);
         continue;
       }
-      const rule = this.#options.rules[node.op];
+      const rule = this.options.rules[node.op];
       if (!rule) {
         throw new Error(`the kernel "${node.op}" has no steps in the native engine yet`);
       }
@@ -215,6 +226,29 @@ export class Lowering {
   /** A constant of the program. */
   constant(data: HostTensor["data"], shape: Shape, dtype: Value["dtype"]): View {
     return denseView(this.builder.constant(data), shape, dtype);
+  }
+
+  /**
+   * In a loop's body: a value that is the same in every turn in another form, made before the first turn.
+   * Undefined where `value` is none of those, or this is no loop's body.
+   * @param shape the form's, float32
+   */
+  beforehand(
+    value: Value,
+    key: string,
+    shape: Shape,
+    make: (outer: Lowering, given: View) => View,
+  ): View | undefined {
+    const name = value.node.op === "Input" ? (value.node.attrs["name"] as string) : "";
+    if (this.#graph.name !== "body" || !name.startsWith("captured")) {
+      return undefined;
+    }
+    return this.once(`beforehand ${value.id} ${key}`, () => {
+      const slot = this.#graph.inputs.length + this.prepared.length;
+      this.prepared.push({ value, make });
+      const bytes = sizeOf(shape) * 4;
+      return denseView({ place: "input", slot, bytes }, shape, "float32");
+    });
   }
 
   /** Something that several nodes share, made once. */
@@ -401,7 +435,7 @@ export class Lowering {
         return false;
       }
       if (when === at) {
-        const rule = this.#options.overwriting[reader.op];
+        const rule = this.options.overwriting[reader.op];
         const beside =
           item.kind === "pointwise" &&
           reader.inputs.every(
@@ -411,7 +445,7 @@ export class Lowering {
                 sizeOf(input.shape) === sizeOf(next.shape) &&
                 sizeOf(reader.outputs[0]!.shape) === sizeOf(next.shape)),
           );
-        if (!beside && !rule?.(reader, state)) {
+        if (!beside && !rule?.(reader, state, next)) {
           return false;
         }
       }

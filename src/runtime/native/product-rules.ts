@@ -94,6 +94,47 @@ export function product(
   lowering.builder.step("Gemm", inputs, [target], ints, [1]);
 }
 
+/** Rows up to which weights are packed before a loop: above, a product packs them in passing. */
+const PACKED_ROWS = 256;
+
+/** The columns of a panel of packed weights are a multiple of this on every processor. */
+const PANEL = 32;
+
+/**
+ * In a loop's body: rows times a matrix that is the same in every turn, which is packed before the first.
+ * @returns whether that is what this product is
+ */
+function packedProduct(
+  lowering: Lowering,
+  shape: { readonly m: number; readonly n: number; readonly k: number },
+  a: Stack,
+  b: Value,
+  transposed: boolean,
+  target: View,
+  epilogue?: Epilogue,
+): boolean {
+  const { m, n, k } = shape;
+  if (m > PACKED_ROWS || a.transposed || !isDense(target) || k === 0) {
+    return false;
+  }
+  const size = [Math.ceil(n / PANEL) * PANEL * k];
+  const packed = lowering.beforehand(b, `packed ${transposed}`, size, (outer, given) => {
+    const out = outer.scratch(size, "float32");
+    const strides = transposed ? [1, k] : [n, 1];
+    outer.builder.step("PackMatrix", [given], [out], [k, n, ...strides]);
+    return out;
+  });
+  if (!packed) {
+    return false;
+  }
+  const bias = epilogue?.bias && lowering.dense(epilogue.bias);
+  const activation = epilogue?.activation ? ACTIVATIONS[epilogue.activation] : 0;
+  const ints = [m, n, k, a.row, activation, Number(bias !== undefined)];
+  const inputs = bias ? [a.view, packed, bias] : [a.view, packed];
+  lowering.builder.step("PackedGemm", inputs, [target], ints);
+  return true;
+}
+
 const matMul: Rule = (lowering, node, item) => {
   const [a, b] = node.inputs as [Value, Value];
   const { transposeA, transposeB } = node.attrs as { transposeA: boolean; transposeB: boolean };
@@ -103,10 +144,22 @@ const matMul: Rule = (lowering, node, item) => {
   const k = a.shape.at(transposeA ? -2 : -1)!;
   const result = item.epilogue?.result ?? y!;
   const target = lowering.alloc(result);
+  const left = stackOf(lowering, a, batch);
+  const rows = sizeOf(batch) * m;
+  const even = sizeOf(batch) === 1 || left.distance === m * left.row;
+  const plain = b.shape.length === 2 || sizeOf(b.shape.slice(0, -2)) === 1;
+  if (
+    !transposeA &&
+    even &&
+    plain &&
+    packedProduct(lowering, { m: rows, n, k }, left, b, transposeB, target, item.epilogue)
+  ) {
+    return;
+  }
   product(
     lowering,
     { m, n, k, batch: sizeOf(batch) },
-    stackOf(lowering, a, batch),
+    left,
     stackOf(lowering, b, batch),
     { a: transposeA, b: transposeB },
     target,

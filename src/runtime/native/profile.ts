@@ -22,12 +22,7 @@ export function printProfile(
   if (calls === 0) {
     return;
   }
-  const codes: number[] = [];
-  for (let at = 0; at < plan.ops.length; ) {
-    const [code, inputs, outputs, ints] = plan.ops.subarray(at, at + 4);
-    codes.push(code!);
-    at += 5 + inputs! + outputs! + ints!;
-  }
+  const { codes, labels } = flattened(plan);
   const byKind = new Map<string, Row>();
   milliseconds.forEach((time, i) => {
     const kind = kinds[codes[i]!]!;
@@ -36,7 +31,9 @@ export function printProfile(
     row.count += 1;
     byKind.set(kind, row);
   });
-  const total = milliseconds.reduce((sum, time) => sum + time, 0) / calls;
+  // A loop's own time holds that of its body's steps.
+  const total =
+    milliseconds.slice(0, plan.labels.length).reduce((sum, time) => sum + time, 0) / calls;
   const line = (time: number, text: string) => `${time.toFixed(3).padStart(10)} ms  ${text}`;
   const lines = [
     `profile of ${name}: ${total.toFixed(2)} ms a call, ${calls} calls, arena ${(plan.arena / 2 ** 20).toFixed(1)} MiB`,
@@ -44,10 +41,26 @@ export function printProfile(
       .toSorted((a, b) => b.time - a.time)
       .map((row) => line(row.time, `${row.name} × ${row.count}`)),
     ...milliseconds
-      .map((time, i) => ({ time: time / calls, text: `${kinds[codes[i]!]} ${plan.labels[i]}` }))
+      .map((time, i) => ({ time: time / calls, text: `${kinds[codes[i]!]} ${labels[i]}` }))
       .toSorted((a, b) => b.time - a.time)
       .slice(0, LISTED)
       .map(({ time, text }) => line(time, text)),
   ];
   process.stderr.write(`${lines.join("\n")}\n`);
+}
+
+/** Codes and labels of a program's steps, then those of its loops' bodies: the order of times. */
+function flattened(plan: Plan): { codes: number[]; labels: string[] } {
+  const codes: number[] = [];
+  for (let at = 0; at < plan.ops.length; ) {
+    const [code, inputs, outputs, ints] = plan.ops.subarray(at, at + 4);
+    codes.push(code!);
+    at += 5 + inputs! + outputs! + ints!;
+  }
+  const labels = [...plan.labels];
+  for (const body of plan.bodies.map(flattened)) {
+    codes.push(...body.codes);
+    labels.push(...body.labels);
+  }
+  return { codes, labels };
 }

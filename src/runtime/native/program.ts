@@ -30,6 +30,8 @@ export interface Step {
   readonly label: string;
   /** Inputs whose buffer the first output may take over, when this step is its last reader. */
   readonly inPlace: readonly View[];
+  /** A loop's body. */
+  readonly body?: ProgramBuilder;
 }
 
 /** What the addon's `create` takes. */
@@ -42,6 +44,8 @@ export interface Plan {
   readonly ops: Int32Array;
   readonly numbers: Float64Array;
   readonly labels: readonly string[];
+  /** The bodies of loops, in the order of their steps. */
+  readonly bodies: readonly Plan[];
 }
 
 export class ProgramBuilder {
@@ -68,6 +72,17 @@ export class ProgramBuilder {
     inPlace: readonly View[] = [],
   ): void {
     this.steps.push({ kind, inputs, outputs, ints, numbers, label: this.label, inPlace });
+  }
+
+  /** A step that runs another program several times. */
+  loop(
+    inputs: readonly View[],
+    outputs: readonly View[],
+    ints: readonly number[],
+    body: ProgramBuilder,
+  ): void {
+    const rest = { numbers: [], label: this.label, inPlace: [], body };
+    this.steps.push({ kind: "Scan", inputs, outputs, ints, ...rest });
   }
 
   /**
@@ -118,6 +133,9 @@ export class ProgramBuilder {
       ops: Int32Array.from(words),
       numbers: Float64Array.from(numbers),
       labels: this.steps.map((step) => step.label),
+      bodies: this.steps.flatMap(({ body }) =>
+        body ? [body.finish(codes, threads, profile)] : [],
+      ),
     };
   }
 }
