@@ -433,7 +433,11 @@ function computeNow(
     backend: cpu,
   });
   const take = (info: tf.TensorInfo): tf.TensorInfo => ({
-    dataId: backend.write(cpu.data.get(info.dataId).values, info.shape, info.dtype),
+    dataId: backend.write(
+      inOwnType(cpu.data.get(info.dataId).values, info.dtype),
+      info.shape,
+      info.dtype,
+    ),
     shape: info.shape,
     dtype: info.dtype,
   });
@@ -447,6 +451,13 @@ function computeNow(
     }
   }
   return taken;
+}
+
+/** Values in their type's array: TensorFlow.js's CPU kernels cast some only by name. */
+function inOwnType(values: Values, dtype: tf.DataType): Values {
+  const own =
+    dtype === "float32" ? Float32Array : dtype === "int32" ? Int32Array : dtype === "bool" ? Uint8Array : undefined; // biome-ignore format: one choice
+  return own === undefined || values instanceof own ? values : own.from(values);
 }
 
 const RANDOM_OPERATIONS =

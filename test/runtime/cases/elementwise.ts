@@ -338,6 +338,20 @@ const others: readonly KernelCase[] = [
       tf.add(clip!, tf.scalar(1, "int32")),
     ],
   },
+  {
+    name: "constants compared and cast",
+    inputs: { x: normals("compared", [2, 3]) },
+    run: ({ x }) => {
+      const [a, b] = [tf.tensor1d([1, 2, 3]), tf.tensor1d([3, 2, 1])];
+      return [
+        tf.add(x!, tf.cast(tf.equal(a, b), "float32")),
+        tf.add(x!, tf.cast(tf.cast(tf.greater(a, b), "int32"), "float32")),
+        tf.mul(tf.cast(x!, "int32"), tf.cast(tf.lessEqual(a, b), "int32")),
+        tf.add(x!, tf.cast(tf.cast(a, "bool"), "float32")),
+      ];
+    },
+    gradients: ["x"],
+  },
   ...(["Silu", "Gelu"] as const).map((name) => ({
     name,
     inputs: {
