@@ -53,6 +53,12 @@ export const schema = closed(
       default: [],
       description: "Tasks to judge; all of the objective's when empty.",
     }),
+    chains: Type.Optional(
+      Type.Array(Type.Array(Type.String(), { minItems: 2 }), {
+        description:
+          "Chains of tasks, each working on the clips that the one before made (VideoPoet's task chaining); judged after every task.",
+      }),
+    ),
   },
   {
     description:
@@ -131,31 +137,37 @@ async function run(config: FactorsConfig, name: string, context: EvalContext): P
   }
   const generate = clipGenerator(device, tokenizer, objective);
   const known = tasksOf(objective);
-  const unknown = config.tasks.find((task) => !known.includes(task));
+  const { chains = [] } = config;
+  const unknown = [...config.tasks, ...chains.flat()].find((task) => !known.includes(task));
   if (unknown !== undefined) {
     throw new UserError(
-      `evals.${name}.tasks: the objective has no task ${unknown}`,
+      `evals.${name}: the objective has no task ${unknown}`,
       `its tasks are ${known.join(", ") || "none: it samples by class"}`,
     );
   }
   const wanted: readonly (string | undefined)[] =
     known.length === 0 ? [undefined] : config.tasks.length > 0 ? config.tasks : known;
-  for (const task of wanted) {
+  /** Clips and sound of a task whose conditions come from `given`. */
+  const perform = async (task: string | undefined, given: readonly Sample[], stream: string) => {
     const clips: Uint8Array[] = [];
     const sound: Float32Array[] = [];
-    for (let from = 0; from < samples.length; from += batch) {
+    for (let from = 0; from < given.length; from += batch) {
       // The last batch is filled up with its last sample: one shape, one compilation.
       const sources = Array.from(
         { length: batch },
-        (_, i) => samples[Math.min(from + i, samples.length - 1)]!,
+        (_, i) => given[Math.min(from + i, given.length - 1)]!,
       );
-      const seed = new Random(config.seed, `eval/factors/${task ?? "class"}`, from).uint32();
+      const seed = new Random(config.seed, `eval/factors/${stream}`, from).uint32();
       const made: Made = await generate({ ...(task !== undefined && { task }), sources, seed });
-      const kept = Math.min(batch, samples.length - from);
+      const kept = Math.min(batch, given.length - from);
       clips.push(...(made.clips?.slice(0, kept) ?? []));
       sound.push(...(made.audio?.slice(0, kept) ?? []));
-      context.progress(task ?? "by class", Math.min(from + batch, samples.length), samples.length);
+      context.progress(stream, Math.min(from + batch, given.length), given.length);
     }
+    return { clips, sound };
+  };
+  for (const task of wanted) {
+    const { clips, sound } = await perform(task, samples, task ?? "class");
     const what = task ?? "generated";
     const image =
       clips[0] !== undefined && clips[0].length < size.frames * size.height * size.width * 3;
@@ -185,6 +197,29 @@ async function run(config: FactorsConfig, name: string, context: EvalContext): P
           { ...choices, of: what, semitones: MATCH },
         ),
       );
+    }
+  }
+  const whole = size.frames * size.height * size.width * 3;
+  for (const chain of chains) {
+    let given: readonly Sample[] = samples;
+    let factors: readonly FactorName[] = factorNames;
+    for (const [i, task] of chain.entries()) {
+      const path = chain.slice(0, i + 1).join("+");
+      const { clips, sound } = await perform(task, given, path);
+      if (clips[0]?.length !== whole) {
+        throw new UserError(
+          `evals.${name}.chains: ${task} in ${chain.join(" + ")} makes no video to go on with`,
+          "chain tasks that make video",
+        );
+      }
+      // Nothing is asked for that an earlier task did not ask for.
+      factors = factors.filter((factor) => askedFactors(task, false).includes(factor));
+      report(`chain/${path}`, clips, factors, "higher");
+      given = given.map((sample, k) => ({
+        ...sample,
+        clip: clips[k]!,
+        ...(sound[k] && { audio: sound[k] }),
+      }));
     }
   }
   for (const factor of factorNames) {
