@@ -239,6 +239,7 @@ export async function openTransformer(
     if (
       objective!.type === "multimodal" ||
       objective!.type === "diffusion" ||
+      objective!.type === "super-resolution" ||
       model?.type !== "transformer"
     ) {
       throw new Error("decoding workloads have masked or causal objectives");

@@ -202,6 +202,7 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
   if (
     objective.type === "multimodal" ||
     objective.type === "diffusion" ||
+    objective.type === "super-resolution" ||
     model.type !== "transformer"
   ) {
     throw new Error("decoding workloads have masked or causal objectives");
@@ -235,7 +236,10 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
 }
 
 type Sampler = (options: SampleOptions) => Promise<Int32Array>;
-type SimpleObjective = Exclude<ObjectiveConfig, { type: "multimodal" | "diffusion" }>;
+type SimpleObjective = Exclude<
+  ObjectiveConfig,
+  { type: "multimodal" | "diffusion" | "super-resolution" }
+>;
 
 /** The objective with the likeliest token always, so that both sides make the same ones. */
 function withoutNoise(objective: SimpleObjective): SimpleObjective {

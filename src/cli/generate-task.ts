@@ -159,13 +159,19 @@ function tail(wave: Float32Array, share: number): Float32Array {
 async function gatherSources(run: OpenedRun, request: TaskRequest): Promise<Source[]> {
   const { taskParts } = await import("../objectives/multimodal/layouts.ts");
   const { usesPixels } = await import("../objectives/tasks.ts");
-  const multimodal = run.objective!.type === "multimodal";
-  const parts = multimodal ? taskParts[request.task as keyof typeof taskParts] : undefined;
-  const needs = {
-    condition: parts ? parts.visual !== undefined : usesPixels(request.task as "FP"),
-    text: parts?.text === true,
-    audio: parts?.audio !== undefined,
-  };
+  const { type } = run.objective!;
+  const parts =
+    type === "multimodal" ? taskParts[request.task as keyof typeof taskParts] : undefined;
+  const needs =
+    type === "super-resolution"
+      ? { condition: request.task === "SR", text: request.task === "T2V", audio: false }
+      : {
+          condition: parts ? parts.visual !== undefined : usesPixels(request.task as "FP"),
+          text: parts?.text === true,
+          audio: parts?.audio !== undefined,
+        };
+  // Captions help super-resolution along and may be left out.
+  const optional = type === "super-resolution" && run.objective!.textLength !== undefined;
   for (const [name, needed] of Object.entries(needs)) {
     const given = request[name as "condition" | "text" | "audio"];
     if (needed && given.length === 0) {
@@ -174,7 +180,8 @@ async function gatherSources(run: OpenedRun, request: TaskRequest): Promise<Sour
         name === "text" ? `for example --text "a red circle moves left"` : `give a file`,
       );
     }
-    if (!needed && given.length > 0 && !(name === "text" && request.chain.length > 0)) {
+    const allowed = name === "text" && (optional || request.chain.length > 0);
+    if (!needed && given.length > 0 && !allowed) {
       throw new UserError(
         `the task ${request.task} does not look at --${name}`,
         `leave it out, or choose a task that does`,

@@ -278,6 +278,9 @@ function askedFactors(task: string | undefined, image: boolean): readonly Factor
   if (task === "UNC") {
     return [];
   }
+  if (task === "SR" || task === "T2V") {
+    return factorNames;
+  }
   if (task in taskParts) {
     const { text, visual, audio } = taskParts[task as keyof typeof taskParts];
     // The sound of a shape tells its outline and its height, not its colour; one frame no motion.
@@ -290,7 +293,8 @@ function askedFactors(task: string | undefined, image: boolean): readonly Factor
   return task === "FP" ? ["shape", "colour"] : factorNames;
 }
 
-function accuracy(
+/** The share of clips of which each factor is read as the sample's own. */
+export function accuracy(
   reader: FactorReader,
   clips: readonly Uint8Array[],
   samples: readonly Sample[],
@@ -309,8 +313,9 @@ function repeat(frame: Uint8Array, times: number): Uint8Array {
   return clip;
 }
 
-async function reconstructions(
-  { device, tokenizer, batch }: EvalContext,
+/** What the tokenizer makes of samples, as bytes. */
+export async function reconstructions(
+  { device, tokenizer, batch }: Pick<EvalContext, "device" | "tokenizer" | "batch">,
   samples: readonly Sample[],
 ): Promise<Uint8Array[]> {
   const { frames, height, width } = tokenizer.clip;

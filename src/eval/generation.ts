@@ -11,8 +11,13 @@ import { taskParts } from "../objectives/multimodal/layouts.ts";
 import { isMultimodal, type MultimodalObjective } from "../objectives/multimodal/objective.ts";
 import type { Objective, SampleOptions } from "../objectives/objective.ts";
 import { applyVariant, layoutOf, variantEncoder } from "../objectives/variants.ts";
+import {
+  isSuperResolution,
+  type SuperResolution,
+} from "../objectives/super-resolution/objective.ts";
 import type { Device } from "../runtime/device.ts";
 import { float32, int32, sizeOf, uint8 } from "../runtime/tensors.ts";
+import { enlargeClip, reduceClip } from "../tokenizers/low-resolution.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { toBytes } from "./clips.ts";
 import { tokenizerFunctions } from "./tokenize.ts";
@@ -104,6 +109,9 @@ export function clipGenerator(
   if (isDiffusion(objective)) {
     return diffusion(objective);
   }
+  if (isSuperResolution(objective)) {
+    return cascade(objective);
+  }
   const sample = objective.sampler(device);
   return async ({ task, sources, seed, onProgress }) => {
     const labels = Int32Array.from(sources, ({ label }) => label);
@@ -154,6 +162,37 @@ export function clipGenerator(
         clips: split(toBytes(await functions.decodeCodes(codes)), size),
         ...(shown && { shown: split(shown, size) }),
       };
+    };
+  }
+
+  function cascade(model: SuperResolution): (request: ClipRequest) => Promise<Made> {
+    const { low, factor } = model;
+    const { small, large } = model.cascade(device);
+    return async ({ task, sources, seed, onProgress }) => {
+      if (task === undefined) {
+        throw new UserError(
+          "super-resolution needs a task",
+          `name one of ${tasksOf(model).join(", ")}`,
+        );
+      }
+      const size = sources.length;
+      const texts = captionIds(model, sources);
+      const progress = onProgress && { onProgress };
+      let shown: Uint8Array[] | undefined;
+      let tokens: Int32Array;
+      if (tasksOf(model)[taskIndex(model, task)] === "SR") {
+        const reduced = sources.map(({ clip }) =>
+          reduceClip(clip ?? new Uint8Array(values), tokenizer.clip, factor),
+        );
+        shown = reduced.map((clip) => enlargeClip(clip, tokenizer.clip, factor));
+        const { frames: t, height: h, width: w } = low.clip;
+        const all = new Uint8Array(reduced.flatMap((clip) => [...clip]));
+        tokens = (await tokenizerFunctions(device, low).encode(uint8([size, t, h, w, 3], all))).ids;
+      } else {
+        tokens = await small({ generator: 0, texts, size, seed, ...progress });
+      }
+      const made = await large({ low: tokens, texts, size, seed, ...progress });
+      return { clips: await decode(made, size), ...(shown && { shown }) };
     };
   }
 
@@ -216,6 +255,20 @@ export function clipGenerator(
       });
     }
   }
+}
+
+/** Captions as the networks of super-resolution read them: [B, L], -1 behind their ends. */
+export function captionIds(
+  { space: { text }, textLength = 0 }: SuperResolution,
+  sources: readonly Pick<Source, "caption">[],
+): Int32Array {
+  const texts = new Int32Array(sources.length * textLength).fill(-1);
+  for (const [i, { caption }] of sources.entries()) {
+    if (text && caption) {
+      texts.set(text.encode(caption, textLength), i * textLength);
+    }
+  }
+  return texts;
 }
 
 /** The index of a task by name. */

@@ -368,6 +368,11 @@ export const protocols = {
       expected: "(220 + 440 (1 - y / H)) (1.25 - r / side), centre and area of the shape by frame",
     },
   },
+  "super-resolution:psnr": {
+    measures:
+      "PSNR of enlarged clips against the true ones, from the small clip's true tokens or from ones of which a generator made a share; of `interpolated`: the same small tokens decoded and enlarged bilinearly.",
+    fixed: { ...psnrChoices, average: "frames, then clips", small: "triangle filter" },
+  },
   "in-context:classification": {
     measures:
       "Few-shot classification of clips by their tokens as words under a frozen language model that learned from text alone (SPAE, Yu et al. 2023; the terms are those of Frozen, Tsimpoukelli et al. 2021).",

@@ -16,6 +16,7 @@ import * as rate from "./rate-suite.ts";
 import * as recognition from "./recognition-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
 import type { Suite } from "./suite.ts";
+import * as superResolution from "./super-resolution-suite.ts";
 
 export const suites = {
   reconstruction,
@@ -32,6 +33,7 @@ export const suites = {
   recognition,
   probe,
   "in-context": inContext,
+  "super-resolution": superResolution,
 } as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
@@ -73,5 +75,7 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return probe.build(config, name);
     case "in-context":
       return inContext.build(config, name);
+    case "super-resolution":
+      return superResolution.build(config, name);
   }
 }

@@ -18,6 +18,7 @@ import { attention, embedding, gelu, layerNorm as layerNormOp, silu } from "../r
 import { dense, layerNorm } from "./layers.ts";
 import { buildPositions } from "./positions.ts";
 import { normal, type Scope, zeros } from "./scope.ts";
+import { sizeProperties } from "./sizes.ts";
 import { initStd } from "./transformer.ts";
 import { fromWindows, toWindows, windowOn } from "./windows.ts";
 
@@ -34,33 +35,9 @@ export const diffusionTransformerSchema = closed(
     type: Type.Literal("diffusion-transformer", {
       description: "A transformer over continuous latents with attention in windows (W.A.L.T).",
     }),
-    width: Type.Integer({
-      minimum: 1,
-      default: 128,
-      description: "Width D of the residual stream.",
-    }),
-    depth: Type.Integer({
-      minimum: 1,
-      default: 4,
-      description: "Number of blocks; spatial and spatio-temporal ones by turns, spatial first.",
-    }),
-    heads: Type.Integer({
-      minimum: 1,
-      default: 4,
-      description: "Attention heads of a block; must divide the width.",
-    }),
-    mlp_ratio: Type.Number({
-      exclusiveMinimum: 0,
-      default: 4,
-      description: "Hidden width of the MLP as a multiple of the width; the product is rounded.",
-    }),
-    positions: Type.Union(
-      [Type.Literal("learned"), Type.Literal("factorised"), Type.Literal("sinusoidal")],
-      {
-        default: "learned",
-        description:
-          "Position embeddings: one learned vector a latent; the sum of three learned vectors (frame, row, column); or fixed sinusoids with a learned gain a channel.",
-      },
+    ...sizeProperties(
+      "latent",
+      "Number of blocks; spatial and spatio-temporal ones by turns, spatial first.",
     ),
     spatial_window: window("the windows of the first, third, ... block", [1, 0, 0]),
     temporal_window: window("the windows of the second, fourth, ... block", [0, 8, 8]),
@@ -156,13 +133,13 @@ export function buildDiffusionTransformer(
   for (const { path, message, hint } of checkWindows(config, grid)) {
     throw new RangeError(`${path}: ${message}; ${hint}`);
   }
-  const std = initStd(width);
   const embed = dense(scope.child("embed/latents"), { inputs, outputs: width });
-  const positions = buildPositions(scope.child("embed"), config.positions, width, grid, std);
+  // As loud as the latents they are added to, which the embedding leaves at a variance of about 1.
+  const positions = buildPositions(scope.child("embed"), config.positions, width, grid, 0.5);
   const classTable = scope.param(
     "embed/classes",
     [space.classes + 1, width],
-    normal(std),
+    normal(0.5),
   ) as tf.Tensor2D;
   const timeUp = dense(scope.child("embed/time1"), { inputs: TIME_FEATURES, outputs: width });
   const timeDown = dense(scope.child("embed/time2"), { inputs: width, outputs: width });

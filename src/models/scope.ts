@@ -49,15 +49,18 @@ interface Entry {
 export class Scope {
   readonly #entries: Map<string, Entry>;
   readonly #values: Values;
+  readonly #shared: boolean;
 
   private constructor(
     readonly seed: number,
     readonly prefix: string,
     entries: Map<string, Entry>,
     values: Values,
+    shared = false,
   ) {
     this.#entries = entries;
     this.#values = values;
+    this.#shared = shared;
   }
 
   static root(seed: number): Scope {
@@ -82,7 +85,16 @@ export class Scope {
 
   /** The scope `name` inside this one. Layers take a scope of their own. */
   child(name: string): Scope {
-    return new Scope(this.seed, `${this.prefix}${name}/`, this.#entries, this.#values);
+    const prefix = `${this.prefix}${name}/`;
+    return new Scope(this.seed, prefix, this.#entries, this.#values, this.#shared);
+  }
+
+  /**
+   * This scope for a second network over the same variables: a name that is taken gives the variable
+   * that is there. Layers throw when it has another shape.
+   */
+  shared(): Scope {
+    return new Scope(this.seed, this.prefix, this.#entries, this.#values, true);
   }
 
   /** A variable that the optimizer changes (float32). Throws when the name is taken. */
@@ -97,7 +109,16 @@ export class Scope {
 
   #add(name: string, shape: readonly number[], init: Initializer, trainable: boolean): tf.Variable {
     const full = this.prefix + name;
-    if (this.#entries.has(full)) {
+    const known = this.#entries.get(full);
+    if (known && this.#shared) {
+      if (known.variable.shape.join() !== shape.join()) {
+        throw new Error(
+          `variable "${full}" is ${known.variable.shape.join("×")}, a second network wants ${shape.join("×")}`,
+        );
+      }
+      return known.variable;
+    }
+    if (known) {
       throw new Error(`variable "${full}" exists already: give each layer a scope of its own`);
     }
     if (this.#values === "none") {

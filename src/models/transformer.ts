@@ -20,38 +20,13 @@ import { attention, cachedAttention, cacheWrite, embedding, gelu } from "../runt
 import { dense, layerNorm } from "./layers.ts";
 import { buildPositions } from "./positions.ts";
 import { normal, type Scope, zeros } from "./scope.ts";
+import { sizeProperties, tieProperty } from "./sizes.ts";
 
 export const transformerSchema = closed(
   {
     type: Type.Literal("transformer", { description: "A pre-norm transformer." }),
-    width: Type.Integer({
-      minimum: 1,
-      default: 128,
-      description: "Width D of the residual stream.",
-    }),
-    depth: Type.Integer({ minimum: 1, default: 4, description: "Number of blocks." }),
-    heads: Type.Integer({
-      minimum: 1,
-      default: 4,
-      description: "Attention heads of a block; must divide the width.",
-    }),
-    mlp_ratio: Type.Number({
-      exclusiveMinimum: 0,
-      default: 4,
-      description: "Hidden width of the MLP as a multiple of the width; the product is rounded.",
-    }),
-    positions: Type.Union(
-      [Type.Literal("learned"), Type.Literal("factorised"), Type.Literal("sinusoidal")],
-      {
-        default: "learned",
-        description:
-          "Position embeddings: one learned vector a token; the sum of three learned vectors (frame, row, column); or fixed sinusoids of frame, row and column with a learned gain a channel.",
-      },
-    ),
-    tie_weights: Type.Boolean({
-      default: true,
-      description: "Output heads share their weights with the input embeddings.",
-    }),
+    ...sizeProperties("token"),
+    ...tieProperty,
   },
   { description: "Sizes of the transformer over tokens." },
 );

@@ -2,11 +2,10 @@
  * @file Parallel decoding of masked tokens (MaskGIT, Chang et al. 2022, §3.2), with MAGVIT's
  * conditions (Yu et al. 2023, alg. 1).
  *
- * All tokens start undecided but the given ones. A step predicts all undecided tokens, draws an id for
- * each, and keeps the most confident as many as the schedule says; the rest is undecided again.
+ * All tokens start undecided but the given ones; parallel-decoding.ts has the loop.
  * Confidence is log p of the drawn id (under the guided logits, before temperature), plus Gumbel
  * noise times a choice temperature that falls linearly to 0. The network, the guidance and the draw
- * run on the device; what is kept is decided on the host in float64.
+ * run on the device.
  *
  * With COMMIT an undecided token inside the condition is shown to the network as the token of the
  * padded clip, any other as [MASK]; the unconditional half of guidance sees [MASK] for both. With
@@ -15,36 +14,19 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
-import { closed, type Static, Type } from "../config/schema.ts";
+import { closed, type Static } from "../config/schema.ts";
 import type { Transformer } from "../models/transformer.ts";
 import type { Device } from "../runtime/device.ts";
-import { Random } from "../runtime/random.ts";
 import { bool, float32, type HostTensors, int32 } from "../runtime/tensors.ts";
 import { beforeInputs, beforeOf, type Conditions, taskLabels } from "./conditioning.ts";
-import { decodingCounts, maskScheduleSchema } from "./mask-schedule.ts";
 import type { SampleOptions, TaskConditions } from "./objective.ts";
-import { haltonOrder } from "./prior.ts";
+import { decide, decodeInParallel, decodingProperties, emptyCanvas } from "./parallel-decoding.ts";
 import { draw, drawProperties, guidanceScale, guide, guidedLabels, needsBoth } from "./sampling.ts";
 import { checkCondition, checkTaskConditions } from "./tokens.ts";
 
 export const maskedSamplingSchema = closed(
   {
-    steps: Type.Integer({ minimum: 1, default: 12, description: "Decoding steps K." }),
-    schedule: maskScheduleSchema("γ, from the share of steps done to the share still hidden."),
-    order: Type.Union(
-      [Type.Literal("confidence"), Type.Literal("halton"), Type.Literal("random")],
-      {
-        default: "confidence",
-        description:
-          "Which tokens a step keeps: the most confident, the next of a Halton sequence (far apart from each other), or random ones.",
-      },
-    ),
-    choice_temperature: Type.Number({
-      minimum: 0,
-      default: 4.5,
-      description:
-        "Gumbel noise on the confidence, times (1 - k/K) in step k of K; more makes samples more varied.",
-    }),
+    ...decodingProperties,
     ...drawProperties,
   },
   { description: "How new sequences are made." },
@@ -64,7 +46,6 @@ export function buildMaskedSampler(
     nullClass > 0 || (conditions?.conditioning ?? "latent-masking") !== "latent-masking";
   const both = needsBoth(sampling, conditional);
   const ignored = sampling.guidance === 0 && sampling.guidance_schedule === "constant";
-  const ranks = sampling.order === "halton" ? haltonRanks(space.grid) : undefined;
 
   /** ids [B or 2B, N, F], masked [B or 2B, N], labels, noise [F, B·N]: drawn ids and their log p. */
   const predict = device.compile("masked/predict", (inputs) => {
@@ -92,26 +73,18 @@ export function buildMaskedSampler(
     const labels = given
       ? taskLabels(options.labels, given.tasks, conditions!.names)
       : options.labels;
-    const ids = new Int32Array(size * tokens * factors);
-    const undecided = new Uint8Array(size * tokens).fill(1);
-    const decide = (i: number, from: Int32Array): void => {
-      undecided[i] = 0;
-      ids.set(from.subarray(i * factors, (i + 1) * factors), i * factors);
-    };
+    const canvas = emptyCanvas(size, space.grid, factors);
+    const { ids, undecided } = canvas;
     const inside = (i: number): boolean =>
       given !== undefined &&
       conditions!.inside[given.tasks[Math.floor(i / tokens)]!]![i % tokens] === 1;
     for (let i = 0; i < undecided.length; i++) {
       if (condition?.known[i]) {
-        decide(i, condition.ids);
+        decide(canvas, i, condition.ids);
       } else if (conditions?.conditioning === "latent-masking" && inside(i)) {
-        decide(i, given!.ids);
+        decide(canvas, i, given!.ids);
       }
     }
-    const counts = Array.from({ length: size }, (_, b) => {
-      const unknown = undecided.subarray(b * tokens, (b + 1) * tokens).filter(Boolean).length;
-      return decodingCounts(sampling.schedule, unknown, sampling.steps);
-    });
     const copies = both ? 2 : 1;
     const fixed: HostTensors = {
       labels: int32([copies * size], guidedLabels(labels, sampling, nullClass, conditional)),
@@ -143,46 +116,22 @@ export function buildMaskedSampler(
       return beforeInputs(layout, { tasks, ids: tokenIds }, space, (b) => ignored || b >= size);
     }
 
-    const steps = Math.max(0, ...counts.map((each) => each.length));
-    for (let step = 0; step < steps; step++) {
-      // Noise is keyed by (seed, step) and drawn sample after sample: a sample's numbers do not
-      // depend on how many others are made with it.
-      const uniforms = new Random(seed, "masked/draw", step).uniforms(size * tokens * factors);
-      const noise = uniforms.map((_, i) => {
-        const place = i % (size * tokens); // [B·N, F] as drawn to [F, B·N] as used
-        return uniforms[place * factors + Math.floor(i / (size * tokens))]!;
-      });
-      const views = both ? [view(false), view(true)] : [view(ignored)];
-      const drawn = await predict({
-        ids: int32([copies * size, tokens, factors], join(views.map(({ seen }) => seen))),
-        masked: bool([copies * size, tokens], join(views.map(({ masked }) => masked))),
-        ...fixed,
-        noise: float32([factors, size * tokens], noise),
-        ...(both && { scale: float32([], [guidanceScale(sampling, step + 1, sampling.steps)]) }),
-      });
-      const choice = new Random(seed, "masked/choice", step);
-      const amount = sampling.choice_temperature * (1 - Math.min(1, (step + 1) / sampling.steps));
-      for (let b = 0; b < size; b++) {
-        const confidence = Array.from({ length: tokens }, (_, n) => {
-          const number = (choice.uint32() + 0.5) / 0x100000000;
-          if (ranks) {
-            return -ranks[n]!;
-          }
-          return sampling.order === "random"
-            ? number
-            : drawn.log_probs!.data[b * tokens + n]! - amount * Math.log(-Math.log(number));
+    return decodeInParallel(
+      canvas,
+      sampling,
+      { seed, stream: "masked" },
+      (step, noise) => {
+        const views = both ? [view(false), view(true)] : [view(ignored)];
+        return predict({
+          ids: int32([copies * size, tokens, factors], join(views.map(({ seen }) => seen))),
+          masked: bool([copies * size, tokens], join(views.map(({ masked }) => masked))),
+          ...fixed,
+          noise,
+          ...(both && { scale: float32([], [guidanceScale(sampling, step + 1, sampling.steps)]) }),
         });
-        for (const n of mostConfident(confidence, undecided, b * tokens, counts[b]![step] ?? 0)) {
-          const at = b * tokens + n;
-          undecided[at] = 0;
-          for (let f = 0; f < factors; f++) {
-            ids[at * factors + f] = drawn.ids!.data[f * size * tokens + at]!;
-          }
-        }
-      }
-      onProgress?.(step + 1, steps);
-    }
-    return ids;
+      },
+      onProgress,
+    );
   };
 
   return conditions?.conditioning === "prefix" ? byTask(sample, tokens * factors) : sample;
@@ -217,14 +166,6 @@ export function buildMaskedSampler(
     checkTaskConditions(given, labels.length, layout.names, layout.inside, space);
     return given;
   }
-}
-
-/** The rank of each token in the Halton order (Besnier et al. 2025): tokens of a step lie far apart. */
-function haltonRanks(grid: readonly [number, number, number]): Int32Array {
-  const order = haltonOrder(grid);
-  const ranks = new Int32Array(order.length);
-  order.forEach((place, rank) => (ranks[place] = rank));
-  return ranks;
 }
 
 /** Prefixes of one length at a time: the samples of each task are made together. */
@@ -271,17 +212,4 @@ function join<T extends Int32Array | Uint8Array>(rows: readonly T[]): T {
   all.set(first);
   all.set(second, first.length);
   return all as T;
-}
-
-/** The `count` hidden places of a row with the highest confidence; ties go to the earlier one. */
-function mostConfident(
-  confidence: readonly number[],
-  masked: Uint8Array,
-  offset: number,
-  count: number,
-): number[] {
-  return [...confidence.keys()]
-    .filter((n) => masked[offset + n] === 1)
-    .toSorted((a, b) => confidence[b]! - confidence[a]! || a - b)
-    .slice(0, count);
 }

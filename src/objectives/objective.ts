@@ -6,6 +6,7 @@ import type { Device } from "../runtime/device.ts";
 import type { HostTensors } from "../runtime/tensors.ts";
 import type { TokenPrior } from "./prior.ts";
 import type { AudioTokenizer } from "../tokenizers/spectral-audio.ts";
+import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { TextTokenizer } from "./multimodal/words.ts";
 import type { ClipGeometry, ClipVariant } from "./tasks.ts";
 
@@ -24,6 +25,8 @@ export interface TokenSpace {
   /** The tokenizers of captions and of sound, for multi-modal models. */
   readonly text?: TextTokenizer;
   readonly audio?: AudioTokenizer;
+  /** The tokenizer of small clips, for super-resolution. */
+  readonly low?: Tokenizer;
 }
 
 /** What the conditional tasks of a batch show. */
@@ -49,6 +52,8 @@ export interface TokenBatch {
   readonly texts?: Int32Array;
   /** [B, frames, levels] audio codes, for objectives that know sound. */
   readonly audio?: Int32Array;
+  /** [B, M, F] sub-ids of the clips' small versions, for super-resolution. */
+  readonly low?: Int32Array;
 }
 
 export interface SampleOptions {

@@ -9,12 +9,14 @@ import { buildMasked, maskedSchema } from "./masked.ts";
 import { buildMultimodal, multimodalSchema } from "./multimodal/objective.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
 import { needsBoth } from "./sampling.ts";
+import { buildSuperResolution, superResolutionSchema } from "./super-resolution/objective.ts";
 
 export const objectives = {
   masked: { schema: maskedSchema, build: buildMasked },
   causal: { schema: causalSchema, build: buildCausal },
   multimodal: { schema: multimodalSchema, build: buildMultimodal },
   diffusion: { schema: diffusionSchema, build: buildDiffusion },
+  "super-resolution": { schema: superResolutionSchema, build: buildSuperResolution },
 } as const;
 export const objectiveSchema = component(
   "objectives",
@@ -29,6 +31,9 @@ export function checkObjective(
   clip: { readonly frames: number },
 ): { path: string; message: string; hint: string }[] {
   const problems: { path: string; message: string; hint: string }[] = [];
+  if (config.type === "super-resolution") {
+    return problems; // its own check knows the grids
+  }
   if (needsBoth(config.sampling, true) && config.label_dropout === 0) {
     problems.push({
       path: "objective.sampling.guidance",
@@ -36,7 +41,7 @@ export function checkObjective(
       hint: "set objective.label_dropout=0.1, or objective.sampling.guidance=1",
     });
   }
-  if (config.type !== "causal" && config.tasks.length > 0) {
+  if ("tasks" in config && config.tasks.length > 0) {
     const names: string[] = config.tasks.map(({ task }) => task);
     const twice = names.find((name, i) => names.indexOf(name) !== i);
     if (twice !== undefined) {
@@ -57,6 +62,16 @@ export function checkObjective(
   return problems;
 }
 
+/** The model that an objective trains, and a preset of it. */
+export const modelOf = (
+  config: Pick<ObjectiveConfig, "type">,
+): { readonly type: ModelConfig["type"]; readonly preset: string } =>
+  config.type === "diffusion"
+    ? { type: "diffusion-transformer", preset: "@walt-small" }
+    : config.type === "super-resolution"
+      ? { type: "window-transformer", preset: "@window-small" }
+      : { type: "transformer", preset: "@transformer-tiny" };
+
 /** Build the transformer of `model` and the objective over `space`; variables go into `scope`. */
 export function buildObjective(
   config: ObjectiveConfig,
@@ -69,6 +84,12 @@ export function buildObjective(
       throw new RangeError("a diffusion needs a diffusion-transformer");
     }
     return buildDiffusion(config, model, space, scope);
+  }
+  if (config.type === "super-resolution") {
+    if (model.type !== "window-transformer") {
+      throw new RangeError("super-resolution needs a window-transformer");
+    }
+    return buildSuperResolution(config, model, space, scope);
   }
   if (model.type !== "transformer") {
     throw new RangeError(`the objective ${config.type} needs a transformer over tokens`);

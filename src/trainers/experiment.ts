@@ -15,8 +15,10 @@ import { modelSchema } from "../models/registry.ts";
 import { Scope } from "../models/scope.ts";
 import { checkTransformer } from "../models/transformer.ts";
 import { checkDiffusion } from "../objectives/diffusion.ts";
-import { checkObjective, objectiveSchema } from "../objectives/registry.ts";
+import { checkObjective, modelOf, objectiveSchema } from "../objectives/registry.ts";
+import { checkSuperResolution } from "../objectives/super-resolution/objective.ts";
 import { type DeviceConfig, deviceSchema } from "../runtime/registry.ts";
+import { checkLow, lowShape } from "../tokenizers/low-resolution.ts";
 import { buildTokenizer, checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
 import type { ClipShape } from "../tokenizers/tokenizer.ts";
 import { trainerSchema } from "./options.ts";
@@ -106,17 +108,12 @@ export const checks: readonly Check<Experiment>[] = [
         ]
       : [],
   ({ model, objective }) =>
-    model &&
-    objective &&
-    (model.type === "diffusion-transformer") !== (objective.type === "diffusion")
+    model && objective && model.type !== modelOf(objective).type
       ? [
           {
             path: "model",
             message: `the objective ${objective.type} does not train a ${model.type}`,
-            hint:
-              objective.type === "diffusion"
-                ? "use `model: '@walt-small'`"
-                : "use `model: '@transformer-tiny'`",
+            hint: `use \`model: '${modelOf(objective).preset}'\``,
           },
         ]
       : [],
@@ -141,6 +138,34 @@ export const checks: readonly Check<Experiment>[] = [
     const { grid, causal } = buildTokenizer(tokenizer, clip, Scope.shapes());
     const fitting = model?.type === "diffusion-transformer" ? model : undefined;
     return checkDiffusion(objective, fitting, grid, { ...clip, causal });
+  },
+  (config) => {
+    const { objective, model, tokenizer, trainer } = config;
+    if (objective?.type !== "super-resolution") {
+      return [];
+    }
+    if (trainer.tokens.store !== null) {
+      return [
+        {
+          path: "trainer.tokens.store",
+          message:
+            "token stores hold no tokens of small clips, and super-resolution learns from them",
+          hint: "train it from the data set",
+        },
+      ];
+    }
+    const clip = clipShape(config);
+    const problems = checkLow(tokenizer, clip, objective.factor);
+    if (
+      checkTokenizer(tokenizer, clip).length > 0 ||
+      problems.length > 0 ||
+      model?.type !== "window-transformer"
+    ) {
+      return problems;
+    }
+    const gridOf = (shape: typeof clip) => buildTokenizer(tokenizer, shape, Scope.shapes()).grid;
+    const small = lowShape(clip, objective.factor)!;
+    return checkSuperResolution(objective, model, gridOf(clip), gridOf(small));
   },
   ({ tokenizer, trainer }) =>
     tokenizer.type === "onnx" && trainer.tokenizer.steps > 0

@@ -88,6 +88,9 @@ function emptyBatch(objective: Objective, size: number): TokenBatch {
     labels: new Int32Array(size),
     size,
     ...(tasks && { conditions: { tasks: new Int32Array(size), ids } }),
+    ...(space.low && {
+      low: new Int32Array(size * tokenCount(space.low) * space.factors.length),
+    }),
     ...(textLength > 0 && { texts: new Int32Array(size * textLength).fill(-1) }),
   };
 }

@@ -6,6 +6,7 @@
  *   modalities/words.json          the vocabulary of captions
  *   modalities/audio.safetensors   the codebooks of the audio tokenizer
  *   tokens/<split>.audio.arrow     codes [frames × levels] a clip, rows as in the tokens' file
+ *   tokens/<split>.low.arrow       tokens of the small clips of super-resolution
  */
 
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
@@ -15,7 +16,9 @@ import type { Dataset } from "../data/dataset.ts";
 import { onePass } from "../data/loader.ts";
 import { type MultimodalConfig, usesAudio, usesText } from "../objectives/multimodal/objective.ts";
 import { type TextTokenizer, vocabularyOf, wordTokenizer } from "../objectives/multimodal/words.ts";
+import type { TokenBatch } from "../objectives/objective.ts";
 import type { ObjectiveConfig } from "../objectives/registry.ts";
+import type { SuperResolution } from "../objectives/super-resolution/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
 import {
@@ -23,9 +26,18 @@ import {
   fitSpectral,
   spectralTokenizer,
 } from "../tokenizers/spectral-audio.ts";
+import { reduceClip } from "../tokenizers/low-resolution.ts";
 import type { RunContext, Split } from "./context.ts";
 import { turn } from "./signals.ts";
-import { captionsOf, readTokens, type TokenCache, tokensPath, writeTokens } from "./tokens.ts";
+import {
+  cacheTokens,
+  captionsOf,
+  readTokens,
+  tokenBatch,
+  type TokenCache,
+  tokensPath,
+  writeTokens,
+} from "./tokens.ts";
 
 /** The tokenizers of a run's other modalities. */
 export interface Modalities {
@@ -39,6 +51,8 @@ export interface ModalityCaches {
   readonly captions?: readonly string[];
   /** Audio codes by row. */
   readonly audio?: TokenCache;
+  /** Tokens of small clips by row. */
+  readonly low?: TokenCache;
 }
 
 const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
@@ -55,17 +69,21 @@ export async function prepareModalities(
   splits: readonly { readonly dataset: Dataset; readonly clips: number }[],
   onProgress: (what: string, done: number, total: number) => void,
 ): Promise<void> {
-  if (config?.type !== "multimodal") {
+  if (readsText(config) && !existsSync(wordsPath(run.dir))) {
+    mkdirSync(join(run.dir, "modalities"), { recursive: true });
+    const words = vocabularyOf(captionsOf(tokensPath(run.dir, "train")));
+    if (words.length === 0) {
+      throw new UserError(
+        "the objective reads captions, and the clips have none",
+        "use a data set with captions, or leave the text out (super-resolution: objective.text_length=0)",
+      );
+    }
+    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
+  }
+  if (config?.type !== "multimodal" || !usesAudio(config)) {
     return;
   }
   mkdirSync(join(run.dir, "modalities"), { recursive: true });
-  if (usesText(config) && !existsSync(wordsPath(run.dir))) {
-    const words = vocabularyOf(captionsOf(tokensPath(run.dir, "train")));
-    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
-  }
-  if (!usesAudio(config)) {
-    return;
-  }
   const train = splits.find(({ dataset }) => dataset.split === "train")!;
   if (!existsSync(audioPath(run.dir))) {
     await fitAudio(run, config, train.dataset, Math.min(train.clips, config.audio.fit_clips));
@@ -90,6 +108,37 @@ export async function prepareModalities(
     }
     writeTokens(path, { size: clips, length, ids, labels: new Int32Array(clips).fill(-1) });
   }
+}
+
+/** Whether an objective reads captions. */
+function readsText(config: ObjectiveConfig | undefined): boolean {
+  return (
+    (config?.type === "multimodal" && usesText(config)) ||
+    (config?.type === "super-resolution" && config.text_length > 0)
+  );
+}
+
+/** Cache the tokens of a split's small clips. */
+export async function cacheSmallClips(
+  run: Pick<RunContext, "dir" | "device" | "stop">,
+  { low, factor }: SuperResolution,
+  dataset: Dataset,
+  options: { readonly batch: number; readonly clips: number },
+  onProgress: (done: number) => void,
+): Promise<void> {
+  const { frames, height, width } = low.clip;
+  const shape = { frames: dataset.frames, height: dataset.height, width: dataset.width };
+  const { type, split, size, fps, classes, fingerprint } = dataset;
+  const small: Dataset = {
+    ...{ type, split, size, fps, classes, fingerprint, frames, height, width, audioRate: 0 },
+    async get(index, visit) {
+      const { audio: _, ...sample } = await dataset.get(index, visit);
+      return { ...sample, clip: reduceClip(sample.clip, shape, factor) };
+    },
+    close: () => Promise.resolve(),
+  };
+  const variant = { name: "low", apply: (clip: Uint8Array) => clip };
+  await cacheTokens(run, low, small, { ...options, variant }, onProgress);
 }
 
 async function fitAudio(
@@ -124,13 +173,10 @@ async function fitAudio(
 
 /** The tokenizers of a run that was prepared. */
 export function openModalities(dir: string, config: ObjectiveConfig | undefined): Modalities {
-  if (config?.type !== "multimodal") {
-    return {};
-  }
-  const words = usesText(config)
+  const words = readsText(config)
     ? (JSON.parse(readFileSync(wordsPath(dir), "utf8")) as string[])
     : undefined;
-  if (!usesAudio(config)) {
+  if (config?.type !== "multimodal" || !usesAudio(config)) {
     return words ? { text: wordTokenizer(words) } : {};
   }
   const { tensors, metadata } = decodeSafetensors(readFileSync(audioPath(dir)));
@@ -141,7 +187,9 @@ export function openModalities(dir: string, config: ObjectiveConfig | undefined)
 
 /** The caches of a split. */
 export function readModalities(dir: string, split: Split, modalities: Modalities): ModalityCaches {
+  const low = tokensPath(dir, split, "low");
   return {
+    ...(existsSync(low) && { low: readTokens(low) }),
     ...(modalities.text && { captions: captionsOf(tokensPath(dir, split)) }),
     ...(modalities.audio && { audio: readTokens(tokensPath(dir, split, "audio")) }),
   };
@@ -149,11 +197,11 @@ export function readModalities(dir: string, split: Split, modalities: Modalities
 
 /** Texts and sound of some rows, as a batch holds them. */
 export function modalityBatch(
-  { captions, audio }: ModalityCaches,
+  { captions, audio, low }: ModalityCaches,
   { text }: Modalities,
   limit: number,
   rows: Uint32Array,
-): { readonly texts?: Int32Array; readonly audio?: Int32Array } {
+): Pick<TokenBatch, "texts" | "audio" | "low"> {
   const texts = new Int32Array(rows.length * limit).fill(-1);
   const sound = new Int32Array(rows.length * (audio?.length ?? 0));
   for (const [i, row] of rows.entries()) {
@@ -164,5 +212,9 @@ export function modalityBatch(
       sound.set(audio.ids.subarray(row * audio.length, (row + 1) * audio.length), i * audio.length);
     }
   }
-  return { ...(text && { texts }), ...(audio && { audio: sound }) };
+  return {
+    ...(text && { texts }),
+    ...(audio && { audio: sound }),
+    ...(low && { low: tokenBatch(low, rows).ids }),
+  };
 }

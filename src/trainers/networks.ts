@@ -5,6 +5,7 @@ import type { Dataset } from "../data/dataset.ts";
 import { Scope } from "../models/scope.ts";
 import type { Objective } from "../objectives/objective.ts";
 import { buildObjective } from "../objectives/registry.ts";
+import { lowTokenizer } from "../tokenizers/low-resolution.ts";
 import { buildTokenizer } from "../tokenizers/registry.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { type Checkpoint, latestCheckpoint } from "./checkpoint.ts";
@@ -36,6 +37,14 @@ export function makeObjective(
     ...(tokenizer.continuous && { latentWidth: tokenizer.width }),
     classes: dataset.classes.length,
     clip: { ...tokenizer.clip, causal: tokenizer.causal },
+    ...(config.objective.type === "super-resolution" && {
+      low: lowTokenizer(
+        config.tokenizer,
+        clipShape(config),
+        config.objective.factor,
+        tokenizer.scope,
+      ),
+    }),
     ...modalities,
   };
   const scope = Scope.root(config.seed).child("transformer");

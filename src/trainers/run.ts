@@ -14,6 +14,7 @@ import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Device } from "../runtime/device.ts";
 import { isDiffusion } from "../objectives/diffusion.ts";
+import { isSuperResolution } from "../objectives/super-resolution/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { findAddon } from "../runtime/native/addon.ts";
 import { openDevice } from "../runtime/registry.ts";
@@ -28,7 +29,12 @@ import { writeMetricsParquet } from "./logging/metrics.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
-import { openModalities, prepareModalities, readModalities } from "./modalities.ts";
+import {
+  cacheSmallClips,
+  openModalities,
+  prepareModalities,
+  readModalities,
+} from "./modalities.ts";
 import {
   finalCheckpoint,
   loadAveraged,
@@ -204,7 +210,7 @@ async function runStages(
     const note = (what: string, done: number, total: number): void =>
       run.progress.note(`${what}: ${done}/${total}`);
     let before = 0;
-    if (store !== null && config.objective.type !== "causal" && config.objective.tasks.length > 0) {
+    if (store !== null && "tasks" in config.objective && config.objective.tasks.length > 0) {
       throw new UserError(
         "trainer.tokens.store holds whole clips' tokens; tasks need tokens of changed clips too",
         "Train objectives with tasks from the data set.",
@@ -220,7 +226,11 @@ async function runStages(
     const modalities = openModalities(run.dir, config.objective);
     const built = makeObjective(config, tokenizer, train, modalities)!;
     for (const { dataset, clips } of cached) {
-      if (built.tasks) {
+      if (isSuperResolution(built)) {
+        await cacheSmallClips(run, built, dataset, { batch, clips }, (done) =>
+          note(`${dataset.split} small clips`, done, clips),
+        );
+      } else if (built.tasks) {
         await cacheConditions(
           run,
           tokenizer,
