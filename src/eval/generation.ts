@@ -167,7 +167,7 @@ export function clipGenerator(
 
   function cascade(model: SuperResolution): (request: ClipRequest) => Promise<Made> {
     const { low, factor } = model;
-    const { small, large } = model.cascade(device);
+    const makes = model.cascade(device);
     return async ({ task, sources, seed, onProgress }) => {
       if (task === undefined) {
         throw new UserError(
@@ -189,9 +189,9 @@ export function clipGenerator(
         const all = new Uint8Array(reduced.flatMap((clip) => [...clip]));
         tokens = (await tokenizerFunctions(device, low).encode(uint8([size, t, h, w, 3], all))).ids;
       } else {
-        tokens = await small({ generator: 0, texts, size, seed, ...progress });
+        tokens = await makes.small({ generator: 0, texts, size, seed, ...progress });
       }
-      const made = await large({ low: tokens, texts, size, seed, ...progress });
+      const made = await makes.large({ low: tokens, texts, size, seed, ...progress });
       return { clips: await decode(made, size), ...(shown && { shown }) };
     };
   }

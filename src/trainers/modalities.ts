@@ -130,7 +130,16 @@ export async function cacheSmallClips(
   const shape = { frames: dataset.frames, height: dataset.height, width: dataset.width };
   const { type, split, size, fps, classes, fingerprint } = dataset;
   const small: Dataset = {
-    ...{ type, split, size, fps, classes, fingerprint, frames, height, width, audioRate: 0 },
+    type,
+    split,
+    size,
+    frames,
+    height,
+    width,
+    fps,
+    audioRate: 0,
+    classes,
+    fingerprint,
     async get(index, visit) {
       const { audio: _, ...sample } = await dataset.get(index, visit);
       return { ...sample, clip: reduceClip(sample.clip, shape, factor) };
