@@ -98,6 +98,24 @@ describe("a claim", () => {
     expect(found).toMatch(/better by 1 \[1, 1\], 3 seeds, 6 pairs: holds/);
   });
 
+  test("compares two scores of the same trials, or of others", () => {
+    const trials = study({ "vq 6": [20, 21, 22], "vq 12": [30, 31, 32] });
+    const more = trials.runs.map((run) => ({
+      ...run,
+      scores: [
+        ...run.scores,
+        { ...run.scores[0]!, name: "other/psnr", value: 1, protocolHash: "ba9876543210" },
+        { ...run.scores[0]!, name: "third/x", value: 1, protocol: { name: "x" } },
+      ],
+    }));
+    const judge = (test: object) => verdict(test, { ...trials, runs: more });
+    const same = { of: { bits: "6" }, beats: { bits: "6" } };
+    expect(judge({ ...same, against: "other/psnr" })).toBe("holds");
+    expect(judge({ ...same, score: "other/psnr", against: "reconstruction/psnr" })).toBe("fails");
+    expect(judge({ ...same, against: "third/x" })).toBe("not run"); // of another kind
+    expect(judge({ of: {}, equals: {}, within: 1, against: "other/psnr" })).toBe("fails");
+  });
+
   test("of equality holds within its margin only", () => {
     const test = { of: large.of, equals: large.beats, within: 0.5 };
     expect(verdict(test, two([20.1, 20.9, 22.2]))).toBe("holds");

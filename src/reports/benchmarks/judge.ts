@@ -26,6 +26,8 @@ interface Value {
   readonly labels: Labels;
   readonly value: number;
   readonly protocol: string;
+  /** The protocol's name alone. */
+  readonly kind: string;
   readonly better: "higher" | "lower" | "none";
 }
 
@@ -60,6 +62,7 @@ function select(runs: readonly ComparedRun[], score: string, wanted: Labels): Va
             labels,
             value: found.value,
             protocol: found.protocolHash,
+            kind: found.protocol.name,
             better: found.better,
           },
         ];
@@ -84,21 +87,26 @@ function judgeDifference(
   own: readonly Value[],
   runs: readonly ComparedRun[],
 ): TestResult {
-  const { score, of, margin, within, relative } = test;
+  const { score, against, of, margin, within, relative } = test;
   const reference = (test.beats ?? test.equals)!;
   const constant = typeof reference === "number";
-  const whom = constant ? formatNumber(reference) : labelled(reference);
+  const whom = constant
+    ? formatNumber(reference)
+    : `${against === undefined ? "" : `${against} of `}${labelled(reference)}`;
   const name = `${score}: ${labelled(of)} against ${whom}`;
   const named = new Set([...Object.keys(of), ...(constant ? [] : Object.keys(reference))]);
-  const others = constant ? [] : select(runs, score, reference);
+  const others = constant ? [] : select(runs, against ?? score, reference);
   const bySeed = new Map<number, number[]>();
-  for (const { seed, labels, value, protocol } of own) {
+  for (const { seed, labels, value, protocol, kind } of own) {
     const rest = restOf(labels, named);
     const other = constant
       ? reference
       : others.find(
           (one) =>
-            one.seed === seed && one.protocol === protocol && restOf(one.labels, named) === rest,
+            one.seed === seed &&
+            // Two scores are measured under two protocols; of one kind they must be.
+            (against === undefined ? one.protocol === protocol : one.kind === kind) &&
+            restOf(one.labels, named) === rest,
         )?.value;
     if (other !== undefined) {
       const difference = relative ? (value - other) / Math.abs(other) : value - other;

@@ -42,6 +42,12 @@ const reference = (description: string) =>
 
 const testSchema = closed({
   score: Type.String({ description: "The score that is compared." }),
+  against: Type.Optional(
+    Type.String({
+      description:
+        "The other score that it is compared with, if that is another one: two settings of one trained network.",
+    }),
+  ),
   of: Type.Record(Type.String(), Type.String(), {
     description:
       "The trials that the test is of, by labels of the sweep's axes; {} for all. Other axes are averaged over, in pairs.",
