@@ -19,6 +19,7 @@ import { addSchema } from "./schema.ts";
 import { addShow } from "./show.ts";
 import { addStudy } from "./study.ts";
 import { addWeights } from "./weights.ts";
+import { addWords } from "./words.ts";
 import { addSweep } from "./sweep.ts";
 
 /** The version in package.json, two folders up from src/cli and from dist/cli. */
@@ -67,6 +68,7 @@ did not hold, 130 and 143 stopped by SIGINT and SIGTERM.`,
     addSchema,
     addDoctor,
     addWeights,
+    addWords,
   ]) {
     add(program);
   }

@@ -382,6 +382,33 @@ export const protocols = {
       spread: "standard error of a share over episodes",
     },
   },
+  "consistency:cut-stills": {
+    measures:
+      "Share of tokens that stay the same when their content comes to lie at the border of the picture (`border`), or is moved by one token inside of it (`inside`); and the squared difference of the codes over twice their variance.",
+    fixed: {
+      picture: "first frame, shown at all times",
+      cut: "one token's width at each of the four sides in turn, repeated edge on the other side",
+      inside: "at least three tokens from every border before and after",
+    },
+  },
+  "pyramid:psnr": {
+    measures: "psnr:per-frame of clips decoded from the first n layers of a pyramid.",
+    fixed: { ...psnrChoices, average: "dB over frames, then over clips" },
+  },
+  "pyramid:caption-words": {
+    measures: "Share of a pyramid layer's tokens whose word stands in the clip's caption.",
+    fixed: { layers_seen: "the n-th alone", words: "letters, in lower case" },
+  },
+  "pyramid:probe": {
+    measures:
+      "Top-1 accuracy of a linear classifier of a factor of the clip on which words occur in the first n layers of a pyramid.",
+    fixed: {
+      features: "share of each word in each layer, over all frames",
+      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+      spread,
+      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+    },
+  },
   "probe:linear-ids": {
     measures:
       "As probe:linear-codes, on histograms of the sub-ids alone: it sees which tokens occur, not what they embed to.",

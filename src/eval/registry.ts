@@ -4,6 +4,7 @@ import { component, type Static } from "../config/schema.ts";
 import * as clipsim from "./clipsim-suite.ts";
 import * as codebook from "./codebook-suite.ts";
 import * as compression from "./compression-suite.ts";
+import * as consistency from "./consistency-suite.ts";
 import * as factors from "./factors-suite.ts";
 import * as fad from "./fad-suite.ts";
 import * as fid from "./fid-suite.ts";
@@ -12,6 +13,7 @@ import * as fvd from "./fvd-suite.ts";
 import * as inContext from "./in-context-suite.ts";
 import * as inceptionScore from "./inception-score-suite.ts";
 import * as probe from "./probe-suite.ts";
+import * as pyramid from "./pyramid-suite.ts";
 import * as rate from "./rate-suite.ts";
 import * as recognition from "./recognition-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
@@ -34,6 +36,8 @@ export const suites = {
   probe,
   "in-context": inContext,
   "super-resolution": superResolution,
+  "token-consistency": consistency,
+  pyramid,
 } as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
@@ -77,5 +81,9 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return inContext.build(config, name);
     case "super-resolution":
       return superResolution.build(config, name);
+    case "token-consistency":
+      return consistency.build(config, name);
+    case "pyramid":
+      return pyramid.build(config, name);
   }
 }

@@ -125,7 +125,11 @@ export class Random {
   /** `n` uniform numbers in [0, 1) as float32 (the largest is below 1). */
   uniforms(n: number): Float32Array {
     // 24 bits: the float32 nearest to a 32-bit fraction can round up to 1.
-    return Float32Array.from({ length: n }, () => (this.uint32() >>> 8) / 0x1000000);
+    const values = new Float32Array(n);
+    for (let i = 0; i < n; i++) {
+      values[i] = (this.uint32() >>> 8) / 0x1000000;
+    }
+    return values;
   }
 
   /** `n` standard normal numbers as float32. */

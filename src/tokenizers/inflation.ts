@@ -23,7 +23,7 @@ export const initSchema = Type.Object(
   {
     checkpoint: Type.String({
       description:
-        "A finished run's folder, its checkpoints/tokenizer folder, or a checkpoint file: the averaged weights are taken.",
+        "A finished run's folder, its checkpoints/tokenizer folder, a checkpoint file, or the folder of an experiment that was run once: the averaged weights are taken.",
     }),
     inflation: Type.Union(
       [

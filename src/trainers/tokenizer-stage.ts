@@ -1,7 +1,7 @@
 /** @file The first stage: a tokenizer learns to reconstruct clips. */
 
-import { existsSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
@@ -240,9 +240,27 @@ export function findCollapse(
   };
 }
 
+/** The checkpoint folders of the runs in an experiment's folder whose training has saved something. */
+function runsBelow(folder: string): string[] {
+  if (!existsSync(folder) || !statSync(folder).isDirectory()) {
+    return [];
+  }
+  return readdirSync(folder)
+    .sort()
+    .map((run) => join(folder, run, "checkpoints", "tokenizer"))
+    .filter((checkpoints) => existsSync(join(checkpoints, "latest.json")));
+}
+
 /** Give a tokenizer the weights that its config starts from. */
 function startFrom(tokenizer: Tokenizer, { checkpoint, inflation }: Init): void {
-  const folders = [checkpoint, join(checkpoint, "checkpoints", "tokenizer")];
+  const runs = runsBelow(checkpoint);
+  if (runs.length > 1) {
+    throw new UserError(
+      `tokenizer.init.checkpoint: ${checkpoint} has ${runs.length} runs`,
+      `name one of them, e.g. ${dirname(dirname(runs[0]!))}`,
+    );
+  }
+  const folders = [checkpoint, join(checkpoint, "checkpoints", "tokenizer"), ...runs];
   const warnings: string[] = [];
   const found =
     existsSync(checkpoint) && statSync(checkpoint).isFile()

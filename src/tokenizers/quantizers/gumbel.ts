@@ -59,11 +59,9 @@ export const schema = closed(
 
 export type GumbelConfig = Static<typeof schema>;
 
-/** `n` standard Gumbel numbers, -log(-log u). */
-export function gumbels(n: number, seed: number, step: number): Float32Array {
-  return new Random(seed, "gumbel/noise", step)
-    .uniforms(n)
-    .map((u) => -Math.log(-Math.log(Math.min(Math.max(u, 1e-7), 1 - 1e-7))));
+/** Standard Gumbel numbers -log(-log u) of uniform ones. */
+function gumbels(uniforms: tf.Tensor): tf.Tensor {
+  return tf.neg(tf.log(tf.neg(tf.log(tf.clipByValue(uniforms, 1e-7, 1 - 1e-7)))));
 }
 
 /** Builds the quantizer: the map to logits and the codebook in `scope`. */
@@ -92,7 +90,8 @@ export function build(config: GumbelConfig, scope: Scope): Quantizer {
 
     inputs: (grid, seed, step) => {
       const n = grid.reduce((a, b) => a * b, 1);
-      return { gumbel: float32([n, size], gumbels(n * size, seed, step)) };
+      const uniforms = new Random(seed, "gumbel/noise", step).uniforms(n * size);
+      return { gumbel: float32([n, size], uniforms) };
     },
 
     assign(z) {
@@ -105,7 +104,7 @@ export function build(config: GumbelConfig, scope: Scope): Quantizer {
       const logits = logitsOf(z);
       const done = tf.minimum(tf.div(step, config.temperature_steps), 1);
       const temperature = tf.mul(tf.exp(tf.mul(done, ratio)), config.temperature);
-      const drawn = noise?.["gumbel"] ? tf.add(logits, noise["gumbel"]) : logits;
+      const drawn = noise?.["gumbel"] ? tf.add(logits, gumbels(noise["gumbel"])) : logits;
       const soft = tf.softmax(tf.div<tf.Tensor2D>(drawn, temperature)); // [N, K]
       const index = stopGradient(tf.argMax<tf.Tensor1D>(drawn, 1)); // [N]
       let weights: tf.Tensor2D = soft;

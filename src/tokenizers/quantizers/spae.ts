@@ -78,7 +78,7 @@ export const schema = closed(
         {
           file: Type.String({
             description:
-              "A safetensors file whose tensor `image_space` [size, 64] holds the words in the feature space of the network that looks at the clips (scripts/word-table.ts makes one from captions).",
+              "A safetensors file whose tensor `image_space` [size, 64] holds the words in the feature space of the network that looks at the clips (`tessera words` makes one from captions).",
           }),
           layers: Type.Integer({
             minimum: 1,
@@ -149,7 +149,7 @@ export function readLexicon(path: string, size: number): readonly string[] {
   if (!Array.isArray(words) || words.length !== size) {
     throw new UserError(
       `tokenizer.quantizer.words: ${path} does not say what its ${size} words are`,
-      "write them as a JSON list into the file's metadata under `words`, as scripts/word-table.ts does",
+      "write them as a JSON list into the file's metadata under `words`, as `tessera words` does",
     );
   }
   return words.map(String);
