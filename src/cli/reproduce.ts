@@ -26,7 +26,7 @@ A claim is judged by its sweep's results below results/ if all trials have finis
 
 Examples:
   tessera reproduce --list
-  tessera reproduce vocabulary-generation`,
+  tessera reproduce vocabulary-generation-vq`,
     )
     .action(async (names: string[], options: Options) => {
       const [{ readBenchmarks }, { claimRuns, judgeClaim, judgeEntry }] = await Promise.all([

@@ -5,11 +5,13 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import {
   bootstrapInterval,
+  centers,
   interquartileMean,
   mean,
   quantile,
 } from "../../src/eval/statistics/bootstrap.ts";
 import { studentTail } from "../../src/eval/statistics/student.ts";
+import { plainQuantile } from "../../src/eval/statistics/selection.ts";
 import {
   correct,
   normalCdf,
@@ -142,5 +144,36 @@ test("an interval of the mean lies within the values and around their mean", () 
       expect(high).toBeGreaterThanOrEqual(mean(x) - slack);
     }),
     { numRuns: 50 },
+  );
+});
+
+test("intervals are those of the whole list of resamples", () => {
+  const values = fc.array(fc.integer({ min: -4, max: 4 }), { minLength: 2, maxLength: 5 });
+  const level = fc.constantFrom(0.5, 0.8, 0.95);
+  const center = fc.constantFrom("mean", "median", "iqm" as const);
+  fc.assert(
+    fc.property(values, level, center, (x, share, name) => {
+      const all = x
+        .reduce<number[][]>((lists) => lists.flatMap((list) => x.map((v) => [...list, v])), [[]])
+        .map((list) => centers[name](list))
+        .sort((a, b) => a - b);
+      const { low, high } = bootstrapInterval(x, share, name)!;
+      expect(low).toBeCloseTo(quantile(all, (1 - share) / 2), 12);
+      expect(high).toBeCloseTo(quantile(all, (1 + share) / 2), 12);
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test("quantiles without sorting are those of sorted values", () => {
+  const values = fc.array(fc.integer({ min: 0, max: 30 }), { minLength: 1, maxLength: 60 });
+  fc.assert(
+    fc.property(values, fc.double({ min: 0, max: 1, noNaN: true }), (x, q) => {
+      const sorted = x.toSorted((a, b) => a - b);
+      expect(plainQuantile(Float64Array.from(x))(q)).toBeCloseTo(quantile(sorted, q), 10);
+      const of = plainQuantile(Float64Array.from(x)); // asked again, of values in another order
+      expect(of(1 - q)).toBeCloseTo(quantile(sorted, 1 - q), 10);
+      expect(of(q)).toBeCloseTo(quantile(sorted, q), 10);
+    }),
   );
 });

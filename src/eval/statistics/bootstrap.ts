@@ -1,41 +1,78 @@
 /**
  * @file Percentile bootstrap intervals (Efron 1979) over seeds. With few values every resample is
- * enumerated, so the interval is exact and has no random part; with more, resamples are drawn with a
- * fixed seed. Quantiles interpolate linearly (type 7 of Hyndman and Fan 1996, numpy's default).
+ * counted, so the interval is exact and has no random part; with more, resamples are drawn with a fixed
+ * seed. Quantiles interpolate linearly (type 7 of Hyndman and Fan 1996, numpy's default).
+ *
+ * The n^n resamples of n values are far fewer as multisets, C(2n − 1, n), each with the multinomial
+ * number of orders it stands for; quantiles are those of the full list.
  */
 
 import { Random } from "../../runtime/random.ts";
+import { plainQuantile, weightedQuantile } from "./selection.ts";
 
 export interface Interval {
   readonly low: number;
   readonly high: number;
 }
 
-/** Resamples when they are drawn, and up to how many are enumerated instead (6^6 = 46,656). */
-const DRAWN = 10_000;
-const ENUMERATED = 50_000;
+/** Resamples when they are drawn, and up to how many values all are counted instead (24,310 for 9). */
+const DRAWN = 5_000;
+const COUNTED = 9;
 
-const tables = new Map<number, Uint16Array>();
+/** Resamples of n values as indices in rising order, n to a row, and how many each row stands for if not 1. */
+interface Resamples {
+  readonly rows: Uint16Array;
+  readonly weights?: Float64Array;
+}
 
-/** Indices of all resamples of n values, n to a resample. */
-function resamples(n: number): Uint16Array {
+const tables = new Map<number, Resamples>();
+
+function resamples(n: number): Resamples {
   let table = tables.get(n);
   if (table === undefined) {
-    const all = n ** n;
-    if (all <= ENUMERATED) {
-      table = new Uint16Array(all * n);
-      for (let row = 0; row < all; row++) {
-        for (let k = 0, rest = row; k < n; k++, rest = Math.floor(rest / n)) {
-          table[row * n + k] = rest % n;
-        }
-      }
-    } else {
-      const random = new Random(0, "reports/bootstrap", n);
-      table = Uint16Array.from({ length: DRAWN * n }, () => random.int(n));
-    }
+    table = n <= COUNTED ? multisets(n) : drawn(n);
     tables.set(n, table);
   }
   return table;
+}
+
+/** All multisets of n out of n, with n! / (k_1! … k_n!) orders each. */
+function multisets(n: number): Resamples {
+  const rows: number[] = [];
+  const weights: number[] = [];
+  const row = Array.from({ length: n }, () => 0);
+  const visit = (place: number, from: number): void => {
+    if (place === n) {
+      rows.push(...row);
+      weights.push(orders(row));
+      return;
+    }
+    for (let i = from; i < n; i++) {
+      row[place] = i;
+      visit(place + 1, i);
+    }
+  };
+  visit(0, 0);
+  return { rows: Uint16Array.from(rows), weights: Float64Array.from(weights) };
+}
+
+/** Orders of a sorted multiset. */
+function orders(row: readonly number[]): number {
+  let count = 1;
+  for (let i = 0, same = 0; i < row.length; i++) {
+    same = i > 0 && row[i] === row[i - 1] ? same + 1 : 1;
+    count = (count * (i + 1)) / same; // an integer at every step: a multinomial coefficient
+  }
+  return count;
+}
+
+function drawn(n: number): Resamples {
+  const random = new Random(0, "reports/bootstrap", n);
+  const rows = Uint16Array.from({ length: DRAWN * n }, () => random.int(n));
+  for (let at = 0; at < rows.length; at += n) {
+    rows.subarray(at, at + n).sort();
+  }
+  return { rows };
 }
 
 export const mean = (values: readonly number[]): number =>
@@ -81,6 +118,13 @@ export const centers: { readonly [name in Center]: (values: readonly number[]) =
   iqm: interquartileMean,
 };
 
+/** The places of n sorted values whose mean a center is. */
+function middle(center: Center, n: number): [from: number, to: number] {
+  const cut =
+    center === "mean" ? 0 : center === "iqm" ? Math.floor(0.25 * n) : Math.ceil(n / 2) - 1;
+  return [cut, n - cut];
+}
+
 /**
  * Interval of a statistic of the values.
  * @param level e.g. 0.95
@@ -95,26 +139,19 @@ export function bootstrapInterval(
   if (n < 2) {
     return undefined;
   }
-  const table = resamples(n);
-  const count = table.length / n;
-  const statistics = new Float64Array(count);
-  if (center === "mean") {
-    for (let row = 0; row < count; row++) {
-      let sum = 0;
-      for (let k = 0; k < n; k++) {
-        sum += values[table[row * n + k]!]!;
-      }
-      statistics[row] = sum / n;
+  const { rows, weights } = resamples(n);
+  const [from, to] = middle(center, n);
+  // Rows hold indices in rising order, so that rows of sorted values are sorted.
+  const sorted = Float64Array.from(values).sort();
+  const statistics = new Float64Array(rows.length / n);
+  for (let row = 0, at = 0; row < statistics.length; row++, at += n) {
+    let sum = 0;
+    for (let k = at + from; k < at + to; k++) {
+      sum += sorted[rows[k]!]!;
     }
-  } else {
-    const statistic = centers[center];
-    for (let row = 0; row < count; row++) {
-      statistics[row] = statistic(
-        Array.from(table.subarray(row * n, (row + 1) * n), (i) => values[i]!),
-      );
-    }
+    statistics[row] = sum / (to - from);
   }
-  statistics.sort();
   const tail = (1 - level) / 2;
-  return { low: quantile(statistics, tail), high: quantile(statistics, 1 - tail) };
+  const of = weights ? weightedQuantile(statistics, weights) : plainQuantile(statistics);
+  return { low: of(tail), high: of(1 - tail) };
 }
