@@ -217,6 +217,9 @@ function compare(score: Score, recorded: ReadonlyMap<string, Score>): Compared {
   if (before === undefined || before.protocolHash !== score.protocolHash) {
     return { score, verdict: "new" };
   }
+  if (score.measured) {
+    return { score, verdict: "new" };
+  }
   const equal = Object.is(before.value, score.value) && before.std === score.std;
   return { score, verdict: equal ? "equal" : "differs", recorded: before };
 }

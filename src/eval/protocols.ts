@@ -407,6 +407,21 @@ export const protocols = {
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
       spread,
       l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+  "efficiency:counted": {
+    measures:
+      "Trained parameters, or operations a clip: two for each multiply-add of products, convolutions and attention.",
+    fixed: { element_wise: "not counted", attention: "masks counted whole, caches at full length" },
+  },
+  "efficiency:measured": {
+    measures: "Clips or tokens a second on one device, or its peak memory.",
+    fixed: { warm_up: "one call", memory: "the device's own, else the process's resident set" },
+  },
+  audit: {
+    measures:
+      "How what a prompt leaves open is distributed over generated clips, against a reference.",
+    fixed: {
+      distance: "total variation, mean over prompts",
+      interval: "95 %, percentiles of 1000 bootstrap resamples of clips within prompts",
     },
   },
   "probe:linear-ids": {

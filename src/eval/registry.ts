@@ -1,10 +1,12 @@
 /** @file The evaluation suites by `type`. A new one is a file with `schema` and `build`, and a line here. */
 
 import { component, type Static } from "../config/schema.ts";
+import * as audit from "./audit-suite.ts";
 import * as clipsim from "./clipsim-suite.ts";
 import * as codebook from "./codebook-suite.ts";
 import * as compression from "./compression-suite.ts";
 import * as consistency from "./consistency-suite.ts";
+import * as efficiency from "./efficiency-suite.ts";
 import * as factors from "./factors-suite.ts";
 import * as fad from "./fad-suite.ts";
 import * as fid from "./fid-suite.ts";
@@ -38,6 +40,8 @@ export const suites = {
   "super-resolution": superResolution,
   "token-consistency": consistency,
   pyramid,
+  efficiency,
+  audit,
 } as const;
 
 export const suiteSchema = component("evals", suites, "What is measured at the end of a run.");
@@ -79,6 +83,10 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return probe.build(config, name);
     case "in-context":
       return inContext.build(config, name);
+    case "efficiency":
+      return efficiency.build(config, name);
+    case "audit":
+      return audit.build(config, name);
     case "super-resolution":
       return superResolution.build(config, name);
     case "token-consistency":

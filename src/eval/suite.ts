@@ -31,6 +31,8 @@ export interface Score {
   readonly n: number;
   /** Standard error over clips, or deviation over repeats: the protocol's `spread` says which. */
   readonly std?: number;
+  /** A time or a memory: measured again, it comes out a little different. */
+  readonly measured?: true;
 }
 
 /** The first 12 hex digits of the SHA-256 of the protocol's canonical JSON (RFC 8785). */
