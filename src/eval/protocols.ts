@@ -407,6 +407,8 @@ export const protocols = {
       classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
       spread,
       l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+    },
+  },
   "efficiency:counted": {
     measures:
       "Trained parameters, or operations a clip: two for each multiply-add of products, convolutions and attention.",
