@@ -85,7 +85,7 @@ function einsumSize(equation: string, shapes: readonly (readonly number[])[]): n
     .split("->")[0]!
     .split(",")
     .forEach((term, i) => {
-      [...term].forEach((letter, axis) => sides.set(letter, shapes[i]![axis]!));
+      term.split("").forEach((letter, axis) => sides.set(letter, shapes[i]![axis]!));
     });
   return [...sides.values()].reduce((product, side) => product * side, 1);
 }
