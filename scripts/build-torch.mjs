@@ -151,6 +151,8 @@ async function main() {
     `-I${nodeHeaders()}`,
     `-isystem${join(torch, "include")}`,
     `-isystem${join(torch, "include", "torch", "csrc", "api", "include")}`,
+    // Gloo is inside libtorch_cpu, without its headers.
+    ...(existsSync(join(torch, "include", "gloo")) ? [] : [`-I${join(sources, "gloo")}`]),
     ...(process.env.TESSERA_EMULATE ? ["-DTESSERA_EMULATE"] : []),
     ...(cuda ? ["-DTESSERA_CUDA", ...cuda.folders.map((folder) => `-isystem${folder}`)] : []),
     ...(cuda?.nccl ? ["-DUSE_C10D_NCCL", `-isystem${cuda.nccl}`] : []),

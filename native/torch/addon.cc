@@ -435,23 +435,39 @@ napi_value js_memory(napi_env env, napi_callback_info info) {
   });
 }
 
-// join({ backend, rank, world, host, port, index })
+// join({ backend, rank, world, host, port, external, seconds, note, index }) -> the note of rank 0
 napi_value js_join(napi_env env, napi_callback_info info) {
   return guarded(env, [&]() -> napi_value {
     auto o = arguments(env, info, 1)[0];
-    const std::string backend = text(env, get(env, o, "backend")), host = text(env, get(env, o, "host"));
-    const int rank = static_cast<int>(number(env, get(env, o, "rank")));
-    const int world = static_cast<int>(number(env, get(env, o, "world")));
-    const int port = static_cast<int>(number(env, get(env, o, "port")));
-    const int index = static_cast<int>(number(env, get(env, o, "index")));
-    worker().await([&] { joinGroup(backend, rank, world, host, port, index); });
-    return nullptr;
+    auto integer = [&](const char* name) { return static_cast<int>(number(env, get(env, o, name))); };
+    GroupOptions options;
+    options.backend = text(env, get(env, o, "backend"));
+    options.rank = integer("rank");
+    options.world = integer("world");
+    options.host = text(env, get(env, o, "host"));
+    options.port = integer("port");
+    options.external = truth(env, get(env, o, "external"));
+    options.seconds = integer("seconds");
+    options.note = text(env, get(env, o, "note"));
+    if (options.backend == "nccl") options.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(integer("index")));
+    std::string note;
+    worker().await([&] { note = joinGroup(options); });
+    return string(env, note.c_str());
   });
 }
 
 napi_value js_leave(napi_env env, napi_callback_info) {
   return guarded(env, [&]() -> napi_value {
     worker().await([] { leaveGroup(); });
+    return nullptr;
+  });
+}
+
+// abandon(seconds, code): end the process by then, even within a collective
+napi_value js_abandon(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    auto args = arguments(env, info, 2);
+    abandonProcess(static_cast<int>(number(env, args[0])), static_cast<int>(number(env, args[1])));
     return nullptr;
   });
 }
@@ -470,7 +486,7 @@ napi_value js_names(napi_env env, napi_callback_info) {
 napi_value init(napi_env env, napi_value exports) {
   const std::pair<const char*, napi_callback> functions[] = {
       {"open", js_open}, {"devices", js_devices}, {"buffer", js_buffer}, {"write", js_write}, {"read", js_read}, {"load", js_load},
-      {"run", js_run},   {"memory", js_memory},   {"join", js_join},     {"leave", js_leave}, {"kernels", js_names},
+      {"run", js_run},   {"memory", js_memory},   {"join", js_join},     {"leave", js_leave}, {"abandon", js_abandon}, {"kernels", js_names},
   };
   for (const auto& [name, function] : functions) {
     napi_value v;

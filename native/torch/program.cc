@@ -99,7 +99,8 @@ void Program::refresh() {
       if (used.count(slot) == 0 || !slots[slot].defined()) continue;
       at::Tensor& kept = fixed_[slot];
       if (!kept.defined()) {
-        kept = slots[slot];
+        // A repeated value has one place for all its elements: it is laid out, to be written to next time.
+        kept = slots[slot].is_non_overlapping_and_dense() ? slots[slot] : slots[slot].contiguous();
       } else if (kept.data_ptr() != slots[slot].data_ptr()) {
         kept.copy_(slots[slot]);
       }

@@ -74,8 +74,20 @@ void copyToHost(const at::Tensor& t, void* out, size_t bytes);
 void copyToDevice(at::Tensor& t, const void* in, size_t bytes);
 
 // Data-parallel groups (distributed.cc).
-void joinGroup(const std::string& backend, int rank, int world, const std::string& host, int port, int device);
+struct GroupOptions {
+  std::string backend;  // gloo | nccl
+  int rank = 0, world = 1;
+  std::string host;  // of the store by which the ranks find each other
+  int port = 0;
+  bool external = false;  // somebody else serves the store; else rank 0 does
+  int seconds = 300;      // to wait for the other ranks
+  std::string note;       // of rank 0 to all
+  at::Device device = at::kCPU;
+};
+// Join, and return rank 0's note.
+std::string joinGroup(const GroupOptions& options);
 void leaveGroup();
-void broadcastFromFirst(std::vector<at::Tensor> tensors);
+// End the process after some seconds whatever it is doing then: collectives may wait for a dead rank for ever.
+void abandonProcess(int seconds, int code);
 
 }  // namespace tessera

@@ -4,7 +4,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { loadExperiment, overridesHelp } from "./experiment.ts";
+import { membershipOf } from "../runtime/group.ts";
 import { StopRequest } from "../trainers/signals.ts";
+import { integer } from "./options.ts";
 import { print, say } from "./output.ts";
 import { scoreTable } from "./scores.ts";
 
@@ -17,6 +19,11 @@ export function addRun(program: Command): void {
       "a YAML file, @name of configs/experiments, or a resolved config.json",
     )
     .argument("[overrides...]", "a.b=c, +a.b=c, ~a.b, a=@name")
+    .option(
+      "--devices <n>",
+      "train with this many processes on this machine, a GPU each (device.type=cuda or torch-cpu)",
+      integer(1),
+    )
     .option("--reuse", "take a tokenizer that an equal run of this output folder has trained")
     .addHelpText(
       "after",
@@ -27,6 +34,7 @@ interruption (Ctrl-C, SIGTERM, a crash) and ends with the bytes of an uninterrup
 
 Examples:
   tessera run configs/experiments/quickstart.yaml
+  tessera run @magvit-l device.type=cuda device.precision=bf16 --devices 4
   tessera run @quickstart seed=3 output=/data/results
   tessera run @quickstart dataset=@video-folder dataset.path=clips`,
     )
@@ -36,9 +44,17 @@ Examples:
 async function run(
   file: string,
   overrides: string[],
-  options: { readonly reuse?: boolean },
+  options: { readonly reuse?: boolean; readonly devices?: number },
 ): Promise<void> {
   const resolved = await loadExperiment(file, overrides);
+  if (options.devices !== undefined && options.devices > 1) {
+    const { launchRanks } = await import("./launch.ts");
+    const { checkRanks } = await import("../trainers/ranks.ts");
+    checkRanks(resolved.config, options.devices);
+    const reuse = options.reuse ? ["--reuse"] : [];
+    process.exitCode = await launchRanks(options.devices, ["run", file, ...reuse, ...overrides]);
+    return;
+  }
   const { readStatus, runExperiment, runFolder } = await import("../trainers/run.ts");
   const { writeReport } = await import("../reports/report.ts");
   let result: Awaited<ReturnType<typeof runExperiment>>;
@@ -49,7 +65,7 @@ async function run(
     });
   } catch (error) {
     const dir = runFolder(resolved);
-    const status = readStatus(dir);
+    const status = isFollower() ? undefined : readStatus(dir);
     // A folder that another process holds is not ours to write into.
     if (status?.state === "failed" && status.pid === process.pid) {
       // The first error is the one to tell, whatever happens to its page.
@@ -61,7 +77,7 @@ async function run(
     throw error;
   }
   process.exitCode = result.exitCode;
-  if (result.state === "interrupted") {
+  if (result.state === "interrupted" || isFollower()) {
     return;
   }
   const page = join(result.dir, "report.html");
@@ -73,6 +89,9 @@ async function run(
   }
   print(`report: ${page}`);
 }
+
+/** Whether this is another rank than the first of a data-parallel training. */
+const isFollower = (): boolean => (membershipOf()?.rank ?? 0) > 0;
 
 /**
  * A stop request that is made when the sweep's process that started this one is gone: nobody would

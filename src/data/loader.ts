@@ -37,6 +37,11 @@ export interface BatchOptions {
   readonly seed: number;
   readonly rank?: number;
   readonly world?: number;
+  /**
+   * Parts that the global batch is cut in, of which each rank gets its slice: the micro-batches of a step
+   * that accumulates gradients. Default 1.
+   */
+  readonly parts?: number;
   /** Batches made ahead of need. Default 2. */
   readonly prefetch?: number;
 }
@@ -124,10 +129,17 @@ export class Loader {
 
   #start(): void {
     const { epoch, batch } = this.#started;
-    const { batch: size, rank, world } = this.#options;
+    const { batch: size, rank, world, parts } = this.#options;
+    const order = this.#epochOrder(epoch);
     // Of shards, the order is this rank's own.
-    const first = (this.dataset.shards ? batch : batch * world + rank) * size;
-    const draws = this.#epochOrder(epoch).slice(first, first + size);
+    const slices = this.dataset.shards ? 1 : parts;
+    const slice = size / slices;
+    const draws = Array.from({ length: slices }, (_, part) => {
+      const first = this.dataset.shards
+        ? batch * size
+        : batch * world * size + (part * world + rank) * slice;
+      return order.slice(first, first + slice);
+    }).flat();
     const made = makeBatch(this.dataset, draws);
     // The failure belongs to the `next` that meets it, which may be some steps away.
     made.catch(() => undefined);
@@ -192,7 +204,7 @@ export async function* onePass(
 }
 
 function checked(options: BatchOptions): Required<BatchOptions> {
-  const { batch, seed, rank = 0, world = 1, prefetch = 2 } = options;
+  const { batch, seed, rank = 0, world = 1, parts = 1, prefetch = 2 } = options;
   if (!Number.isInteger(batch) || batch < 1) {
     throw new RangeError(`a batch needs at least one clip, got ${batch}`);
   }
@@ -201,7 +213,7 @@ function checked(options: BatchOptions): Required<BatchOptions> {
   ) {
     throw new RangeError(`expected 0 <= rank < world, got rank ${rank} of ${world}`);
   }
-  return { batch, seed, rank, world, prefetch };
+  return { batch, seed, rank, world, parts, prefetch };
 }
 
 async function makeBatch(dataset: Dataset, draws: readonly Draw[]): Promise<Batch> {

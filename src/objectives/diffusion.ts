@@ -25,6 +25,7 @@ import {
 } from "../models/diffusion-transformer.ts";
 import { ones, type Scope, zeros } from "../models/scope.ts";
 import type { Device } from "../runtime/device.ts";
+import { sumOverRanks } from "../runtime/collective.ts";
 import { stopGradient } from "../runtime/ops.ts";
 import { Random } from "../runtime/random.ts";
 import { bool, float32, int32, sizeOf } from "../runtime/tensors.ts";
@@ -312,7 +313,9 @@ export function buildDiffusion(
       }
       const weight = tf.sub(1, frames); // [B, t, 1, 1, 1]
       const each = length / grid[0];
-      const loss = tf.div(tf.sum(tf.mul(error, weight)), tf.mul(tf.sum(weight), each)) as tf.Scalar;
+      const total = sumOverRanks(tf.sum<tf.Scalar>(tf.mul(error, weight)));
+      const counted = sumOverRanks(tf.sum<tf.Scalar>(weight));
+      const loss = tf.div<tf.Scalar>(total, tf.mul(counted, each));
       return { loss, metrics: { given_share: tf.mean(frames) as tf.Scalar } };
     },
 

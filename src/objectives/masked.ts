@@ -40,7 +40,7 @@ import type { Objective, TokenBatch, TokenSpace } from "./objective.ts";
 import { buildMaskedPrior } from "./prior.ts";
 import { checkGuidance } from "./sampling.ts";
 import { taskEntrySchema } from "./tasks.ts";
-import { keptLabels, tokenHits, tokenInputs, tokenNats } from "./tokens.ts";
+import { keptLabels, tokenHits, tokenInputs, tokenNats, weightedMean } from "./tokens.ts";
 
 const partWeight = (what: string, fallback: number) =>
   Type.Number({ minimum: 0, default: fallback, description: `Weight of ${what} in the loss.` });
@@ -168,8 +168,6 @@ export function buildMasked(
       const nats = tokenNats(logits, ids, smoothing); // [B·N]
       const hits = tokenHits(logits, ids);
       const flags = (of: tf.Tensor): tf.Tensor1D => tf.reshape(tf.cast(of, "float32"), [-1]);
-      const meanOver = (values: tf.Tensor1D, weight: tf.Tensor1D): tf.Scalar =>
-        tf.div(tf.sum(tf.mul(values, weight)), tf.maximum(tf.sum(weight), 1e-6));
       if (inputs.part === undefined) {
         const hidden = flags(masked);
         // Without tasks no position holds a condition.
@@ -178,8 +176,8 @@ export function buildMasked(
           weights[parts.reconstruct]!,
         ) as tf.Tensor1D;
         return {
-          loss: meanOver(nats, weight),
-          metrics: { accuracy: meanOver(hits, hidden), masked_share: tf.mean(hidden) },
+          loss: weightedMean(nats, weight),
+          metrics: { accuracy: weightedMean(hits, hidden), masked_share: tf.mean(hidden) },
         };
       }
       const of = (part: number): tf.Tensor1D => flags(tf.equal(inputs.part!, part));
@@ -193,13 +191,13 @@ export function buildMasked(
       ) as tf.Tensor1D;
       const hidden = tf.add(mask, refine) as tf.Tensor1D;
       return {
-        loss: meanOver(nats, weight),
+        loss: weightedMean(nats, weight),
         metrics: {
-          accuracy: meanOver(hits, hidden),
+          accuracy: weightedMean(hits, hidden),
           masked_share: tf.mean(hidden),
-          mask_loss: meanOver(nats, mask),
-          refine_loss: meanOver(nats, refine),
-          reconstruct_loss: meanOver(nats, reconstruct),
+          mask_loss: weightedMean(nats, mask),
+          refine_loss: weightedMean(nats, refine),
+          reconstruct_loss: weightedMean(nats, reconstruct),
         },
       };
     },

@@ -2,6 +2,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { tokenCount } from "../models/transformer.ts";
+import { sumOverRanks } from "../runtime/collective.ts";
 import { softmaxCrossEntropy } from "../runtime/ops.ts";
 import type { Random } from "../runtime/random.ts";
 import { bool, type HostTensors, int32 } from "../runtime/tensors.ts";
@@ -68,6 +69,12 @@ export function tokenHits(logits: tf.Tensor2D[], ids: tf.Tensor3D): tf.Tensor1D 
       return tf.cast(tf.equal(best, targets[f]!), "float32") as tf.Tensor1D;
     })
     .reduce((all, hit) => tf.mul(all, hit));
+}
+
+/** The mean of values over the global batch, each counted by its weight; 0 where all weights are 0. */
+export function weightedMean(values: tf.Tensor, weight: tf.Tensor): tf.Scalar {
+  const total = sumOverRanks(tf.sum<tf.Scalar>(tf.mul(values, weight)));
+  return tf.div(total, tf.maximum(sumOverRanks(tf.sum<tf.Scalar>(weight)), 1e-6));
 }
 
 /** [B, N, F] to F times [B·N]. */

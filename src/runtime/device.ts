@@ -19,6 +19,7 @@
  */
 
 import type * as tf from "@tensorflow/tfjs-core";
+import type { Group } from "./group.ts";
 import type { HostTensors } from "./tensors.ts";
 
 /** Named symbolic tensors: what a traced function is given and what it returns. */
@@ -55,5 +56,7 @@ export interface Device {
   compile(name: string, fn: Traceable): Compiled;
   /** Bytes of the device's own memory in use now and at most so far, where it has its own. */
   memory?(): { readonly now: number; readonly most: number };
+  /** The ranks that train together on devices like this one, where it has joined any. */
+  readonly group?: Group;
   dispose(): void;
 }

@@ -838,6 +838,11 @@ const own: { readonly [op: string]: KernelRule } = {
   // The value of x, not before `after` is there.
   TesseraBarrier: single("Barrier", ["x", "after"], same),
   TesseraSumOfSquares: single("SumOfSquares", "list", () => ({ shape: [], dtype: "float32" })),
+  TesseraAllReduce: single("AllReduce", ["x"], same),
+  TesseraAllReduceMean: {
+    inputs: "list",
+    trace: (tracer, values) => tracer.add("AllReduceMean", values, {}, values),
+  },
   // Scalars, then m, v and an average as vectors, then gradient and value of each tensor.
   TesseraAdamW: {
     inputs: "list",

@@ -85,6 +85,9 @@ gradient("TesseraSpaceToDepth3d", [], (dy, _saved, attrs) => ({
   x: () => runKernel("TesseraDepthToSpace3d", { x: dy }, attrs),
 }));
 
+// The adjoint of a sum over ranks; see collective.ts.
+gradient("TesseraAllReduce", [], (dy) => ({ x: () => runKernel("TesseraAllReduce", { x: dy }) }));
+
 gradient("TesseraSoftmaxCrossEntropy", ["logits", "labels"], (dy, [logits, labels], attrs) => ({
   logits: () =>
     runKernel("TesseraSoftmaxCrossEntropyGrad", { logits: logits!, labels: labels!, dy }, attrs),

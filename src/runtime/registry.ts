@@ -1,7 +1,9 @@
 /** @file The devices by name, and the schema of a config's `device` node. */
 
+import { UserError } from "../config/errors.ts";
 import { closed, component, type Static, Type } from "../config/schema.ts";
 import type { Device } from "./device.ts";
+import type { Membership } from "./group.ts";
 
 const cpu = closed(
   {
@@ -109,8 +111,17 @@ export type DeviceChoice = {
   [K in DeviceConfig["type"]]: { readonly type: K } & Partial<Extract<DeviceConfig, { type: K }>>;
 }[DeviceConfig["type"]];
 
-/** Open a device and make it the active one. Engines are loaded only when asked for. */
-export async function openDevice(config: DeviceChoice): Promise<Device> {
+/**
+ * Open a device and make it the active one. Engines are loaded only when asked for.
+ * @param membership of a data-parallel training, which the device is to take part in
+ */
+export async function openDevice(config: DeviceChoice, membership?: Membership): Promise<Device> {
+  if (membership && config.type !== "cuda" && config.type !== "torch-cpu") {
+    throw new UserError(
+      `the device ${config.type} cannot train with ${membership.world} processes`,
+      "data-parallel training needs device.type=cuda, or torch-cpu; unset WORLD_SIZE to train alone",
+    );
+  }
   switch (config.type) {
     case "reference": {
       const { openReferenceDevice } = await import("./reference.ts");
@@ -119,7 +130,7 @@ export async function openDevice(config: DeviceChoice): Promise<Device> {
     case "cuda":
     case "torch-cpu": {
       const { openTorchDevice } = await import("./torch/device.ts");
-      return openTorchDevice(config);
+      return openTorchDevice(config, membership);
     }
     case "tfjs-node":
     case "tfjs-node-gpu": {

@@ -20,6 +20,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { type Static, Type } from "../config/schema.ts";
 import { discriminator } from "../models/discriminator.ts";
 import { Scope } from "../models/scope.ts";
+import { activeRanks, meanOverRanks, sumOverRanks } from "../runtime/collective.ts";
 import { stopGradient } from "../runtime/ops.ts";
 import type { ClipShape } from "./tokenizer.ts";
 
@@ -155,7 +156,9 @@ export function r1(critic: Critic, real: tf.Tensor5D): { loss: tf.Scalar; penalt
 /** |∂f/∂x| over all values of x. */
 function slopeLength(f: (x: tf.Tensor5D) => tf.Scalar, x: tf.Tensor5D): tf.Scalar {
   const slope = tf.grad((y) => f(y as tf.Tensor5D))(x);
-  return tf.sqrt(tf.sum(tf.square(slope)));
+  // f is a mean over this rank's clips, and the ratio of two such lengths one over all clips.
+  const squares = sumOverRanks(tf.sum<tf.Scalar>(tf.square(slope)));
+  return tf.div(tf.sqrt(squares), activeRanks().world);
 }
 
 /** Both sides of the game. */
@@ -216,7 +219,8 @@ export function buildAdversary(
       const logits = judge(tf.concat([real, made], 0) as tf.Tensor5D); // [2B]
       const [ofReal, ofMade] = tf.split(logits, 2) as [tf.Tensor1D, tf.Tensor1D];
       let loss = criticLoss(config.loss, ofReal, ofMade);
-      const means = tf.stack([tf.mean(ofReal), tf.mean(ofMade)]) as tf.Tensor1D; // [2]
+      const own = tf.stack([tf.mean(ofReal), tf.mean(ofMade)]) as tf.Tensor1D; // [2]
+      const means = meanOverRanks(own);
       const metrics: { [name: string]: tf.Scalar } = {
         critic_real: tf.mean(ofReal),
         critic_made: tf.mean(ofMade),

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Dataset } from "../data/dataset.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { Device } from "../runtime/device.ts";
+import type { Group } from "../runtime/group.ts";
 import type { Progress } from "./logging/progress.ts";
 import type { StopRequest } from "./signals.ts";
 
@@ -33,6 +34,16 @@ export interface RunContext {
   /** The data set of a split, opened on first use. */
   readonly dataset: (split: Split) => Promise<Dataset>;
   readonly warn: (message: string) => void;
+  /** The processes that train together with this one. Only rank 0 writes files. */
+  readonly group?: Group;
+}
+
+/** Whether this process writes the run's files. */
+export const writes = ({ group }: RunContext): boolean => (group?.rank ?? 0) === 0;
+
+/** Wait until all ranks are here: what rank 0 has written before, others can read afterwards. */
+export async function meet({ group }: RunContext): Promise<void> {
+  await group?.gather(null);
 }
 
 /** Write status.json. */

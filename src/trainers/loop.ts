@@ -5,16 +5,17 @@
 
 import { join } from "node:path";
 import type * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import type { HostTensor, HostTensors } from "../runtime/tensors.ts";
 import { type Checkpoint, latestCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-import { appendLine, type RunContext, writeStatus } from "./context.ts";
+import { appendLine, meet, type RunContext, writes, writeStatus } from "./context.ts";
 import { divergedError, findBadTensors } from "./diagnose.ts";
 import { MovingAverage } from "./ema.ts";
 import { appendMetrics, truncateMetrics } from "./logging/metrics.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { AdamW } from "./optimizers.ts";
 import { getVariable, setVariable, valuesOf } from "./packing.ts";
-import { turn } from "./signals.ts";
+import { Interrupted, type StopSignal, turn } from "./signals.ts";
 import {
   compileStage,
   CRITIC_LOSS,
@@ -41,7 +42,9 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   const dir = checkpointDir(run.dir, stage);
   const jsonl = join(run.dir, "metrics.jsonl");
 
+  await meet(run);
   const saved = latestCheckpoint(dir, run.warn);
+  await compareRanks(run, dir, saved?.step ?? 0);
   if (saved?.step === steps) {
     return;
   }
@@ -58,11 +61,17 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   await resume(saved, state);
   let done = saved?.step ?? 0;
   let window = saved?.loop ?? { count: 0, sums: {} };
-  truncateMetrics(jsonl, stage, saved?.step ?? -1);
+  const first = writes(run);
+  if (first) {
+    truncateMetrics(jsonl, stage, saved?.step ?? -1);
+  }
 
   const functions = compileStage(run.device, task, optimizer, average, opponent);
-  const board = new EventWriter(join(run.dir, "tensorboard", stage), done);
+  const board = first ? new EventWriter(join(run.dir, "tensorboard", stage), done) : undefined;
   const save = async (): Promise<void> => {
+    if (!board) {
+      return; // all ranks hold the same, and the first one writes it
+    }
     const tensors = await gatherState(state);
     saveCheckpoint(dir, { step: done, tensors, loop: window });
     for (const [name, { data }] of tensors) {
@@ -72,13 +81,21 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
     }
   };
   const log = (split: "train" | "validation", metrics: Metrics): void => {
+    if (!board) {
+      return;
+    }
     appendMetrics(jsonl, { stage, step: done, split, ...metrics });
     board.scalars(
       done,
       Object.fromEntries(Object.entries(metrics).map(([name, x]) => [`${split}/${name}`, x])),
     );
   };
-  writeStatus(run.dir, { state: "running", stage, step: done, steps });
+  const tell = (): void => {
+    if (first) {
+      writeStatus(run.dir, { state: "running", stage, step: done, steps });
+    }
+  };
+  tell();
   run.progress.start(stage, done);
   const clock = new LoopClock();
   const said = new Set<string>();
@@ -86,30 +103,39 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
   try {
     let upcoming = loadAhead(task, done);
     while (done < steps) {
-      run.stop.check(); // asked for before the first step
+      if (!run.group) {
+        run.stop.check(); // asked for before the first step
+      }
       const batches = await clock.waiting(upcoming);
+      const asked = stopAsked(run);
       const running = functions.train(done, batches);
       // While the device works, the host prepares the next batch.
       upcoming = done + 1 < steps ? loadAhead(task, done + 1) : upcoming;
       const metrics = await running;
+      const together = await asked;
       if (!steady.every((name) => Number.isFinite(metrics[name] ?? 0))) {
         throw await diverged(run, task, done, batches);
       }
       done += 1;
       window = addMetrics(window, metrics);
       await turn();
+      // Ranks stop after the same step: at a signal that any of them had before it.
+      const stopping = run.group ? together : run.stop.signal;
       const last = done === steps;
 
       if (last || done % options.log_every === 0) {
         const line = means(window);
         log("train", { ...line, lr: metrics["lr"]! });
-        report(run, task, done, line, said);
         window = { count: 0, sums: {} };
-        appendLine(run.dir, "timing.jsonl", { stage, step: done, ...clock.lap(options.batch) });
-        writeStatus(run.dir, { state: "running", stage, step: done, steps });
+        const lap = clock.lap(options.batch);
+        if (first) {
+          report(run, task, done, line, said);
+          appendLine(run.dir, "timing.jsonl", { stage, step: done, ...lap });
+        }
+        tell();
       }
       run.progress.update(done, `loss ${metrics["loss"]!.toPrecision(4)}`);
-      if (last || done % options.validate_every === 0) {
+      if (first && (last || done % options.validate_every === 0)) {
         const begin = performance.now();
         const held = await validate(task, functions);
         if (held !== undefined) {
@@ -118,21 +144,41 @@ export async function trainStage(run: RunContext, task: Task): Promise<void> {
         }
         clock.exclude(performance.now() - begin);
       }
-      if (last || done % options.checkpoint_every === 0 || run.stop.signal !== undefined) {
+      if (last || done % options.checkpoint_every === 0 || stopping !== undefined) {
         const begin = performance.now();
         await save();
         clock.exclude(performance.now() - begin);
-        run.stop.check();
+        if (stopping !== undefined) {
+          throw new Interrupted(stopping);
+        }
       }
     }
     if (steps === 0) {
       await save();
     }
+    await meet(run);
   } finally {
     run.progress.stop();
     optimizer.dispose();
     opponent?.dispose();
     average.dispose();
+  }
+}
+
+/** The first signal that any of the ranks has been given, for all of them alike. */
+async function stopAsked({ group, stop }: RunContext): Promise<StopSignal | undefined> {
+  const signals = await group?.gather(stop.signal ?? null);
+  return signals?.find((signal) => signal !== null) ?? undefined;
+}
+
+/** Throws unless all ranks go on from the same step. */
+async function compareRanks({ group }: RunContext, dir: string, step: number): Promise<void> {
+  const steps = (await group?.gather(step)) ?? [step];
+  if (steps.some((other) => other !== step)) {
+    throw new UserError(
+      `the ranks see different checkpoints in ${dir}: of steps ${steps.join(", ")}`,
+      "all hosts of a data-parallel training need the same output folder (a shared file system)",
+    );
   }
 }
 
@@ -223,7 +269,9 @@ async function diverged(
   batches: readonly HostTensors[],
 ): Promise<Error> {
   const bad = await findBadTensors(run.device, task, batches);
-  appendLine(run.dir, "events.jsonl", { event: "not-finite", stage: task.stage, step, bad });
+  if (writes(run)) {
+    appendLine(run.dir, "events.jsonl", { event: "not-finite", stage: task.stage, step, bad });
+  }
   return divergedError(task.stage, step, bad);
 }
 

@@ -9,6 +9,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { Scope } from "../models/scope.ts";
+import { averageOverRanks } from "../runtime/collective.ts";
 import { fusedAdamW, sumOfSquares } from "../runtime/optimizer-kernels.ts";
 import { type HostTensor, type HostTensors, float32 } from "../runtime/tensors.ts";
 import { hasKernel } from "../runtime/tracing.ts";
@@ -138,11 +139,11 @@ export class AdamW {
     if (hasKernel("TesseraAdamW")) {
       return this.#fusedUpdate(scalars, gradients, average);
     }
-    const joined = this.#moments.map(({ pack, sum }) =>
-      gradients
-        ? joinGradients(pack, gradients)
-        : (tf.mul(sum!, 1 / this.accumulate) as tf.Tensor1D),
-    );
+    const joined = gradients
+      ? this.#averaged(gradients)
+      : (averageOverRanks(
+          this.#moments.map(({ sum }) => tf.mul(sum!, 1 / this.accumulate)),
+        ) as tf.Tensor1D[]);
     const squares = joined.map((g) => tf.sum(tf.mul(g, g)));
     const gradNorm = tf.sqrt(squares.length === 1 ? squares[0]! : tf.addN(squares)) as tf.Scalar;
     // NaN compares as false, and so does infinity.
@@ -173,6 +174,14 @@ export class AdamW {
     });
     average?.update(parameters, average.rate);
     return gradNorm;
+  }
+
+  /** The gradients' means over the ranks that train together, as one vector a pack. */
+  #averaged(gradients: Gradients): tf.Tensor1D[] {
+    const names = Object.keys(gradients);
+    const means = averageOverRanks(names.map((name) => gradients[name]!));
+    const all = Object.fromEntries(names.map((name, i) => [name, means[i]!]));
+    return this.packs.map((pack) => joinGradients(pack, all));
   }
 
   /** The same where the device has a kernel for it: one pass over each pack, tensors as they are. */

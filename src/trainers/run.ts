@@ -10,31 +10,26 @@ import { UserError } from "../config/errors.ts";
 import type { Resolved } from "../config/resolve.ts";
 import { configYaml } from "../config/show.ts";
 import type { Dataset } from "../data/dataset.ts";
-import { openDataset } from "../data/registry.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Device } from "../runtime/device.ts";
-import { isDiffusion } from "../objectives/diffusion.ts";
+import { type Group, type Membership, membershipOf } from "../runtime/group.ts";
 import { isSuperResolution } from "../objectives/super-resolution/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { findAddon } from "../runtime/native/addon.ts";
 import { openDevice } from "../runtime/registry.ts";
 import { removeTemporaries } from "./checkpoint.ts";
-import { cacheConditions, readConditions } from "./conditions.ts";
-import { type RunContext, type Split, type Status, writeStatus } from "./context.ts";
+import { cacheConditions } from "./conditions.ts";
+import { meet, type RunContext, type Split, type Status, writeStatus } from "./context.ts";
 import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
 import type { Experiment } from "./experiment.ts";
-import { cacheOfStore, datasetOfStore, takeTokenizer } from "./from-store.ts";
+import { takeTokenizer } from "./from-store.ts";
+import { follow } from "./follow.ts";
 import { lockFolder } from "./lock.ts";
 import { writeMetricsParquet } from "./logging/metrics.ts";
 import { EventWriter } from "./logging/tensorboard.ts";
 import { type Output, type Part, Progress, standardOutput } from "./logging/progress.ts";
 import { checkpointDir, trainStage } from "./loop.ts";
-import {
-  cacheSmallClips,
-  openModalities,
-  prepareModalities,
-  readModalities,
-} from "./modalities.ts";
+import { cacheSmallClips, openModalities, prepareModalities } from "./modalities.ts";
 import {
   finalCheckpoint,
   loadAveraged,
@@ -42,15 +37,14 @@ import {
   makeTokenizer,
   resampler,
 } from "./networks.ts";
-import { setVariable } from "./packing.ts";
 import { gatherProvenance, type Provenance } from "./provenance.ts";
 import { generationSamples, reconstructionSamples } from "./samples.ts";
 import { runId } from "./run-id.ts";
 import { exitCodeOf, Interrupted, listenForSignals, StopRequest } from "./signals.ts";
 import { adoptTokenizer, publishTokenizer } from "./stages.ts";
 import { tokenizerTask } from "./tokenizer-stage.ts";
-import { cacheTokens, latentStatistics, readTokens, tokensPath } from "./tokens.ts";
-import { type TokenSource, transformerTask } from "./transformer-stage.ts";
+import { openOnce, transformerStage } from "./sources.ts";
+import { cacheTokens } from "./tokens.ts";
 
 export interface RunOptions {
   /** Where progress goes; standard error when left out. */
@@ -98,6 +92,10 @@ export async function runExperiment(
     const { scores } = JSON.parse(readFileSync(scoresPath, "utf8")) as Scores;
     return { dir, state: "skipped", exitCode: 0, scores };
   }
+  const membership = membershipOf();
+  if (membership && membership.rank > 0) {
+    return follow(config, dir, membership, options.stop ?? new StopRequest());
+  }
 
   const unlock = lockFolder(dir);
   const stop = options.stop ?? new StopRequest();
@@ -105,6 +103,7 @@ export async function runExperiment(
     output.line(`${signal}: stopping after this step (once more to stop at once)`),
   );
   const datasets = new Map<Split, Promise<Dataset>>();
+  let group: Group | undefined;
   const progress = new Progress(output);
   try {
     removeTemporaries(dir);
@@ -112,7 +111,8 @@ export async function runExperiment(
     const yaml = configYaml(resolved);
     writeFileAtomic(join(dir, "config.yaml"), yaml);
     writeStatus(dir, { state: "running" });
-    const device = await openRunDevice(dir, config.device);
+    const device = await openRunDevice(dir, config.device, membership);
+    ({ group } = device);
     const run: RunContext = {
       dir,
       seed: config.seed,
@@ -121,12 +121,15 @@ export async function runExperiment(
       stop,
       dataset: (split) => openOnce(datasets, config, split),
       warn: (message) => progress.say(`warning: ${message}`),
+      ...(group && { group }),
     };
     try {
       await recordProvenance(run, resolved, yaml, output);
-      output.line(`run ${dir} on ${device.info.description}`);
+      const ranks = group ? `, ${group.world} ranks` : "";
+      output.line(`run ${dir} on ${device.info.description}${ranks}`);
       const scores = await runStages(run, config, options.reuse === true);
       writeStatus(dir, { state: "finished" });
+      await group?.leave();
       return { dir, state: "finished", exitCode: 0, scores };
     } finally {
       progress.stop();
@@ -136,6 +139,7 @@ export async function runExperiment(
     const { stage, step, steps } = readStatus(dir) ?? {};
     const at = { ...(stage && { stage }), ...(step !== undefined && { step, steps: steps ?? 0 }) };
     if (error instanceof Interrupted) {
+      await group?.leave();
       writeStatus(dir, { state: "interrupted", ...at });
       output.line(`interrupted; the same command goes on from here: ${dir}`);
       return { dir, state: "interrupted", exitCode: exitCodeOf(error.signal), scores: [] };
@@ -189,7 +193,15 @@ async function runStages(
   }
   await trainStage(
     run,
-    tokenizerTask(tokenizer, trainer.tokenizer, train, validation, seed, config.tokenizer),
+    tokenizerTask(
+      tokenizer,
+      trainer.tokenizer,
+      train,
+      validation,
+      seed,
+      config.tokenizer,
+      run.group,
+    ),
   );
   const final = finalCheckpoint(run.dir, "tokenizer", trainer.tokenizer.steps, run.warn);
   loadAveraged(tokenizer.scope, final);
@@ -244,21 +256,8 @@ async function runStages(
     run.progress.stop();
 
     // 3. The transformer learns from tokens.
-    const source = (split: Split): TokenSource => ({
-      tokens: store === null ? readTokens(tokensPath(run.dir, split)) : cacheOfStore(store, split),
-      conditions: readConditions(run.dir, split, built.tasks),
-      modalities: readModalities(run.dir, split, modalities),
-    });
-    const tokens = { train: source("train"), validation: source("validation") };
-    if (isDiffusion(built)) {
-      const { mean, deviation } = latentStatistics(tokens.train.tokens, built.width);
-      setVariable(built.mean, mean);
-      setVariable(built.deviation, deviation);
-    }
-    await trainStage(
-      run,
-      transformerTask(built, trainer.transformer, tokens.train, tokens.validation, seed),
-    );
+    await meet(run);
+    await trainStage(run, transformerStage(run, config, built, modalities));
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
     loadAveraged(built.scope, last);
     writeTables(run);
@@ -284,24 +283,6 @@ function writeTables(run: RunContext): void {
   writeMetricsParquet(join(run.dir, "metrics.jsonl"), join(run.dir, "metrics.parquet"));
 }
 
-function openOnce(
-  datasets: Map<Split, Promise<Dataset>>,
-  config: Experiment,
-  split: Split,
-): Promise<Dataset> {
-  let dataset = datasets.get(split);
-  if (dataset === undefined) {
-    const { store } = config.trainer.tokens;
-    dataset =
-      store === null
-        ? openDataset(config.dataset, split, config.seed)
-        : Promise.resolve().then(() => datasetOfStore(store, config, split));
-    dataset.catch(() => undefined); // whoever awaits it sees the failure
-    datasets.set(split, dataset);
-  }
-  return dataset;
-}
-
 /** provenance.json: the first process, and every one that resumed. */
 interface ProvenanceFile extends Provenance {
   readonly resumes: readonly Provenance[];
@@ -311,15 +292,19 @@ interface ProvenanceFile extends Provenance {
  * The device of a run. A run that was begun goes on with the engine that it began with, since another one
  * rounds otherwise and the bytes would not be those of an uninterrupted run.
  */
-export async function openRunDevice(dir: string, config: Experiment["device"]): Promise<Device> {
+export async function openRunDevice(
+  dir: string,
+  config: Experiment["device"],
+  membership?: Membership,
+): Promise<Device> {
   const path = join(dir, "provenance.json");
   if (config.type !== "cpu" || config.engine !== "auto" || !existsSync(path)) {
-    return openDevice(config);
+    return openDevice(config, membership);
   }
   // Runs from before there was a choice recorded none.
   const { engine = "onnx" } = JSON.parse(readFileSync(path, "utf8")) as ProvenanceFile;
   if (!existsSync(checkpointDir(dir, "tokenizer"))) {
-    return openDevice(config);
+    return openDevice(config, membership);
   }
   const { missing } = engine === "native" ? findAddon() : { missing: undefined };
   if (missing !== undefined) {
@@ -328,7 +313,7 @@ export async function openRunDevice(dir: string, config: Experiment["device"]): 
       "build it and give the command again, or delete the folder to begin anew",
     );
   }
-  return openDevice({ ...config, engine: engine as "native" | "onnx" });
+  return openDevice({ ...config, engine: engine as "native" | "onnx" }, membership);
 }
 
 async function recordProvenance(

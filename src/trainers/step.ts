@@ -5,6 +5,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import type { Scope } from "../models/scope.ts";
+import { acrossRanks, activeRanks, meanOverRanks } from "../runtime/collective.ts";
 import type { Device } from "../runtime/device.ts";
 import { float32, type HostTensors, item } from "../runtime/tensors.ts";
 import type { MovingAverage } from "./ema.ts";
@@ -162,11 +163,14 @@ export function compileStage(
     const other = opponent?.update(scalars(inputs, OPPONENT), opposing);
     return { grad_norm: gradNorm, ...(other && { critic_grad_norm: other }) };
   };
-  const trainStep = device.compile(`${stage}-train`, (inputs) => {
+  /** A function that all ranks of a data-parallel training call together; its scalars become means. */
+  const together = (name: string, fn: (inputs: Inputs) => { [name: string]: tf.Scalar }) =>
+    device.compile(`${stage}-${name}`, (inputs) => acrossRanks(() => meanScalars(fn(inputs))));
+  const trainStep = together("train", (inputs) => {
     const { outputs, gradients, opposing } = evaluate(inputs);
     return { ...outputs, ...update(inputs, gradients, opposing) };
   });
-  const accumulateStep = device.compile(`${stage}-accumulate`, (inputs) => {
+  const accumulateStep = together("accumulate", (inputs) => {
     const { outputs, gradients, opposing } = evaluate(inputs);
     optimizer.addGradients(gradients);
     if (opposing) {
@@ -174,7 +178,7 @@ export function compileStage(
     }
     return outputs;
   });
-  const updateStep = device.compile(`${stage}-update`, (inputs) => update(inputs));
+  const updateStep = together("update", (inputs) => update(inputs));
   const validateStep = device.compile(`${stage}-validate`, (inputs) => {
     const { loss, metrics } = task.loss(inputs, false);
     return { ...metrics, loss };
@@ -204,6 +208,18 @@ export function compileStage(
     validate: async (inputs) => scalarsOf(await validateStep(inputs)),
     swap: async () => void (await swapStep({})),
   };
+}
+
+/** Means over ranks, in one exchange. */
+function meanScalars(scalars: { readonly [name: string]: tf.Scalar }): {
+  [name: string]: tf.Scalar;
+} {
+  const names = Object.keys(scalars);
+  if (activeRanks().world === 1 || names.length === 0) {
+    return { ...scalars };
+  }
+  const means = tf.unstack(meanOverRanks(tf.stack(names.map((name) => scalars[name]!))));
+  return Object.fromEntries(names.map((name, i) => [name, means[i] as tf.Scalar]));
 }
 
 /** What the adversary's optimizer gets at a step, under names of its own. */

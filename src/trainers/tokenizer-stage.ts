@@ -6,6 +6,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { Loader, stack } from "../data/loader.ts";
+import type { Ranks } from "../runtime/collective.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensor, type HostTensors, uint8 } from "../runtime/tensors.ts";
 import { buildAdversary } from "../tokenizers/adversarial.ts";
@@ -17,6 +18,7 @@ import { buildSemantic } from "../tokenizers/semantic.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
 import { latestCheckpoint, readCheckpoint } from "./checkpoint.ts";
 import type { StageOptions } from "./options.ts";
+import { ALONE, rowsOfRank, samplesOfRank } from "./ranks.ts";
 import type { Finding, Metrics, Task } from "./step.ts";
 
 /**
@@ -63,7 +65,10 @@ export function heldOutRows(size: number, batch: number, index: number): Uint32A
   return order.subarray(index * batch, (index + 1) * batch);
 }
 
-/** The training of a tokenizer, with what its config adds to the tokenizer's own loss. */
+/**
+ * The training of a tokenizer, with what its config adds to the tokenizer's own loss; with several ranks, one
+ * rank's share of each batch.
+ */
 export function tokenizerTask(
   tokenizer: Tokenizer,
   options: StageOptions,
@@ -74,14 +79,21 @@ export function tokenizerTask(
     readonly type?: string;
     readonly quantizer?: QuantizerConfig;
   } = {},
+  ranks: Ranks = ALONE,
 ): Task {
   const config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0, ...given };
   const audio = tokenizer.modality === "audio";
-  const size = options.batch / options.accumulate;
+  const whole = options.batch / options.accumulate;
+  const size = samplesOfRank(options, ranks);
   const { frames, height, width, samples = 0 } = tokenizer.clip;
-  const loader = new Loader(train, { batch: options.batch, seed });
+  const loader = new Loader(train, {
+    batch: options.batch / ranks.world,
+    seed,
+    ...ranks,
+    parts: options.accumulate,
+  });
   let position: number | undefined;
-  const held = Math.min(size, validation.size);
+  const held = Math.min(whole, validation.size);
   const perceptual = config.perceptual && buildPerceptual(config.perceptual);
   const game = config.adversarial && buildAdversary(config.adversarial, tokenizer.clip, seed);
 
@@ -110,6 +122,13 @@ export function tokenizerTask(
     },
 
     async batches(step) {
+      /** The noise of a micro-batch, drawn for all ranks. */
+      const noise = (i: number, length?: number): HostTensors =>
+        rowsOfRank(
+          tokenizer.inputs(whole, seed, step * options.accumulate + i, length),
+          whole,
+          ranks,
+        );
       if (position !== step) {
         const perEpoch = loader.batchesPerEpoch;
         loader.resume({ epoch: Math.floor(step / perEpoch), batch: step % perEpoch });
@@ -120,12 +139,12 @@ export function tokenizerTask(
         return Array.from({ length: options.accumulate }, (_, i) => ({
           clips: soundInput(batch.audio, samples, size, i),
           step: float32([], [step]),
-          ...tokenizer.inputs(size, seed, step * options.accumulate + i),
+          ...noise(i),
         }));
       }
       const loaded = batch.clips;
       const images = isImageStep(step, config.image_share);
-      const clips = images ? singleFrames(loaded, tokenizer.clip, seed, step) : loaded;
+      const clips = images ? singleFrames(loaded, tokenizer.clip, seed, step, options, ranks) : loaded;
       const shape = [size, images ? 1 : frames, height, width, 3];
       const length = clips.length / options.accumulate;
       return Array.from(
@@ -133,7 +152,7 @@ export function tokenizerTask(
         (_, i): HostTensors => ({
           clips: uint8(shape, clips.subarray(i * length, (i + 1) * length)),
           step: float32([], [step]),
-          ...tokenizer.inputs(size, seed, step * options.accumulate + i, shape[1]),
+          ...noise(i, shape[1]),
         }),
       );
     },
@@ -204,13 +223,18 @@ function singleFrames(
   { frames, height, width }: ClipShape,
   seed: number,
   step: number,
+  { batch, accumulate }: StageOptions,
+  { rank, world }: Ranks,
 ): Uint8Array {
   const frame = height * width * 3;
-  const count = clips.length / (frames * frame);
   const random = new Random(seed, "tokenizer/frames", step);
-  const chosen = new Uint8Array(count * frame);
-  for (let i = 0; i < count; i++) {
-    const at = (i * frames + random.int(frames)) * frame;
+  const places = Array.from({ length: batch }, () => random.int(frames)); // of all ranks' clips
+  const size = batch / accumulate / world;
+  const chosen = new Uint8Array((batch / world) * frame);
+  for (let i = 0; i < batch / world; i++) {
+    const part = Math.floor(i / size);
+    const place = places[(part * world + rank) * size + (i % size)]!;
+    const at = (i * frames + place) * frame;
     chosen.set(clips.subarray(at, at + frame), i * frame);
   }
   return chosen;

@@ -1,10 +1,12 @@
 /** @file The third stage: a transformer learns to predict cached tokens. */
 
 import type { Objective, TokenBatch } from "../objectives/objective.ts";
+import type { Ranks } from "../runtime/collective.ts";
 import { Random } from "../runtime/random.ts";
 import { type ConditionCaches, conditionBatch } from "./conditions.ts";
 import { type ModalityCaches, modalityBatch } from "./modalities.ts";
 import type { StageOptions } from "./options.ts";
+import { ALONE, rowsOfRank, samplesOfRank } from "./ranks.ts";
 import type { Task } from "./step.ts";
 import { heldOutRows } from "./tokenizer-stage.ts";
 import { type TokenCache, tokenBatch } from "./tokens.ts";
@@ -35,14 +37,16 @@ export interface TokenSource {
   readonly modalities?: ModalityCaches;
 }
 
-/** The training of a transformer. */
+/** The training of a transformer; with several ranks, one rank's share of each batch. */
 export function transformerTask(
   objective: Objective,
   options: StageOptions,
   train: TokenSource,
   validation: TokenSource,
   seed: number,
+  ranks: Ranks = ALONE,
 ): Task {
+  samplesOfRank(options, ranks);
   const size = options.batch / options.accumulate;
   const held = Math.min(size, validation.tokens.size);
   const mixture = objective.tasks;
@@ -74,7 +78,7 @@ export function transformerTask(
       const batches = Array.from({ length: options.accumulate }, (_, i) => {
         const key = step * options.accumulate + i;
         const batch = batchOf(train, rows.subarray(i * size, (i + 1) * size), key, true);
-        return objective.inputs(batch, seed, key, true);
+        return rowsOfRank(objective.inputs(batch, seed, key, true), size, ranks);
       });
       return Promise.resolve(batches);
     },

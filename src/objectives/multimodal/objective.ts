@@ -22,6 +22,7 @@ import { Random } from "../../runtime/random.ts";
 import { float32, type HostTensors, int32 } from "../../runtime/tensors.ts";
 import type { Objective, TaskMixture, TokenBatch, TokenSpace } from "../objective.ts";
 import { checkGuidance, drawProperties } from "../sampling.ts";
+import { weightedMean } from "../tokens.ts";
 import {
   fillLayout,
   groupByLength,
@@ -332,15 +333,13 @@ export function buildMultimodal(
       const nats = softmaxCrossEntropy(logits, targets);
       const counted = tf.reshape(inputs.counted!, [-1]);
       const sound = tf.reshape(inputs.sound!, [-1]);
-      const meanOver = (values: tf.Tensor, weight: tf.Tensor): tf.Scalar =>
-        tf.div(tf.sum(tf.mul(values, weight)), tf.maximum(tf.sum(weight), 1e-6));
       const hits = tf.cast(tf.equal(tf.cast(tf.argMax(logits, 1), "int32"), targets), "float32");
       return {
-        loss: meanOver(nats, counted),
+        loss: weightedMean(nats, counted),
         metrics: {
-          accuracy: meanOver(hits, counted),
-          audio_loss: meanOver(nats, sound),
-          visual_loss: meanOver(nats, tf.sub(counted, sound)),
+          accuracy: weightedMean(hits, counted),
+          audio_loss: weightedMean(nats, sound),
+          visual_loss: weightedMean(nats, tf.sub(counted, sound)),
           padding: tf.sub(1, tf.mean(counted)),
         },
       };

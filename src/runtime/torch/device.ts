@@ -7,12 +7,15 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend } from "../backend.ts";
+import { setRanks } from "../collective.ts";
 import { compiledFunction } from "../compiled.ts";
 import type { Device, Traceable } from "../device.ts";
 import { setHints } from "../hints.ts";
 import type { DType } from "../graph.ts";
 import type { HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
+import { type Group, type Membership, openGroup } from "../group.ts";
+import { orderCollectives } from "./collectives.ts";
 import { fuse } from "./fuse.ts";
 import { writeInPlace } from "./in-place.ts";
 import { TORCH_FEATURES, TORCH_RULES } from "./lowering.ts";
@@ -57,9 +60,14 @@ interface Executable {
 
 const HOST_TYPES = { float32: "f32", int32: "i32", bool: "bool", uint8: "u8" } as const;
 
-export async function openTorchDevice(options: TorchOptions): Promise<Device> {
+/** @param membership of a data-parallel training: the device joins the others' */
+export async function openTorchDevice(
+  options: TorchOptions,
+  membership?: Membership,
+): Promise<Device> {
   const addon = loadAddon();
-  const { type, index = 0, precision = "fp32", deterministic = false, threads = 0 } = options;
+  const index = membership?.localRank ?? options.index ?? 0;
+  const { type, precision = "fp32", deterministic = false, threads = 0 } = options;
   const cuda = type === "cuda";
   // The variable is for tests of the generated kernels on a processor (TESSERA_EMULATE=1 npm run build:torch).
   const fused = cuda || process.env["TESSERA_EMULATE"] === "1";
@@ -72,12 +80,17 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     threads,
   });
   const { engine } = opened;
+  const group = membership && (await joinGroup(addon, membership, cuda, index));
+  setRanks(group);
+  const features = group ? new Set([...TORCH_FEATURES, "TesseraAllReduce"]) : TORCH_FEATURES;
   const backend = tesseraBackend();
   const owner = {}; // whose buffers the variables' are
 
   const optimised = (plan: Plan): Plan =>
-    separate(withoutDead(plan), (part) =>
-      fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
+    orderCollectives(
+      separate(withoutDead(plan), (part) =>
+        fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
+      ),
     );
 
   async function build(
@@ -85,7 +98,7 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     fn: Traceable,
     inputs: readonly InputSpec[],
   ): Promise<Executable> {
-    const traced = traceFunction(name, fn, inputs, TORCH_FEATURES);
+    const traced = traceFunction(name, fn, inputs, features);
     const { outputs, states } = traced.graph;
     if (outputs.length === 0 && states.every((state) => !state.next)) {
       return { traced };
@@ -128,7 +141,8 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
     const buffers = variables.map(bufferOf);
     let results: ArrayBuffer[];
     try {
-      results = await addon.run(program, given, buffers);
+      const running = addon.run(program, given, buffers);
+      results = await (group ? outlive(running, group) : running);
     } catch (error) {
       throw explain(error, traceGraph.name);
     }
@@ -163,11 +177,50 @@ export async function openTorchDevice(options: TorchOptions): Promise<Device> {
       const [now, most] = addon.memory(engine, false);
       return { now, most };
     },
+    ...(group && { group }),
     dispose: () => {},
   };
   await tf.setBackend(BACKEND);
   await tf.ready();
   return device;
+}
+
+/** Join the other ranks. Whoever dies takes the others along, whatever their devices wait for. */
+async function joinGroup(
+  addon: Addon,
+  membership: Membership,
+  cuda: boolean,
+  index: number,
+): Promise<Group> {
+  const { rank, world, host, port, external } = membership;
+  const group = await openGroup(membership, (note) => {
+    try {
+      const backend = cuda ? "nccl" : "gloo";
+      return addon.join({ backend, rank, world, host, port, external, seconds: 300, note, index });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message.split("\n")[0] : String(error);
+      throw new UserError(
+        `rank ${rank} could not join the ${world} ranks at ${host}:${port}: ${reason}`,
+        "all ranks must be started within five minutes and reach MASTER_ADDR; the port must be free",
+        { cause: error },
+      );
+    }
+  });
+  group.lost.catch(() => addon.abandon(20, 2));
+  // Libraries that hold connections are not taken apart: they might wait for those who are gone.
+  process.once("exit", (code) => addon.abandon(0, code));
+  return group;
+}
+
+/** What a call gives, or why it never will: a rank that died, rather than what that does to the others. */
+async function outlive<T>(running: Promise<T>, { lost }: Group): Promise<T> {
+  try {
+    return await Promise.race([running, lost]);
+  } catch (error) {
+    // A broken connection may be noticed before its reason is.
+    const patience = new Promise<never>((_, reject) => setTimeout(reject, 2000, error));
+    return await Promise.race([lost, patience]);
+  }
 }
 
 function openEngine(
@@ -224,6 +277,9 @@ export function nativePlan(plan: Plan, graph: boolean): NativePlan {
 }
 
 function explain(error: unknown, name: string): Error {
+  if (error instanceof UserError) {
+    return error;
+  }
   const message = error instanceof Error ? error.message : String(error);
   if (/out of memory|can't allocate memory|bad_alloc/i.test(message)) {
     return new UserError(

@@ -16,7 +16,9 @@ export function separate(plan: Plan, pass: (plan: Plan) => Plan): Plan {
   const rest: Instruction[] = [];
   for (const instruction of plan.instructions) {
     const own =
-      instruction.inputs.length > 0 && instruction.inputs.every((slot) => still.has(slot.id));
+      instruction.inputs.length > 0 &&
+      !instruction.op.startsWith("AllReduce") && // other ranks take part at every call
+      instruction.inputs.every((slot) => still.has(slot.id));
     // A repeated value is a literal in either part.
     if (instruction.op === "Fill") {
       still.add(instruction.outputs[0]!.id);

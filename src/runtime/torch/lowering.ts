@@ -453,6 +453,26 @@ const block = ({ attrs }: GraphNode): Attributes => ({ ints: attrs["block"] as n
 const axisOnly = ({ attrs }: GraphNode): Attributes => ({ ints: [attrs["axis"] as number] });
 const paddings = ({ attrs }: GraphNode) => (attrs["paddings"] as [number, number][]).flat();
 
+/** A sum over the ranks of a data-parallel training; its place in the trace orders it among others. */
+const allReduce: Rule = (planner, node) => {
+  const x = planner.wide(node.inputs[0]!);
+  planner.result(node, "AllReduce", [x], ["f32"], { ints: [node.outputs[0]!.id] });
+};
+
+/** Means over ranks in two instructions, so that others can run in between. */
+const allReduceMean: Rule = (planner, node) => {
+  const inputs = node.inputs.map((value) => planner.get(value));
+  const specs = node.outputs.map(({ shape }) => ({ shape, type: "f32" as const }));
+  const ints = [inputs.length, node.outputs[0]!.id];
+  const begun = planner.emit("AllReduceBegin", inputs, specs, { ints });
+  planner.result(
+    node,
+    "AllReduceEnd",
+    begun,
+    specs.map(({ type }) => type),
+  );
+};
+
 /** Every kernel this device runs. */
 export const TORCH_RULES: { readonly [op: string]: Rule } = {
   ...Object.fromEntries(POINTWISE.map((op) => [op, pointwise])),
@@ -527,6 +547,8 @@ export const TORCH_RULES: { readonly [op: string]: Rule } = {
   AttentionGrad: attentionGrad,
   CacheWrite: cacheWrite,
   CachedAttention: cachedAttention,
+  AllReduce: allReduce,
+  AllReduceMean: allReduceMean,
 };
 
 /** Kernels of Tessera's that not every device has; this one does. */

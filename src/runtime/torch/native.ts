@@ -55,8 +55,16 @@ export interface GroupOptions {
   readonly backend: "gloo" | "nccl";
   readonly rank: number;
   readonly world: number;
+  /** Of the store by which the ranks find each other. */
   readonly host: string;
   readonly port: number;
+  /** Somebody else serves the store, else rank 0 does. */
+  readonly external: boolean;
+  /** How long to wait for the others. */
+  readonly seconds: number;
+  /** What rank 0 has to tell all. */
+  readonly note: string;
+  /** Which GPU. */
   readonly index: number;
 }
 
@@ -85,8 +93,11 @@ export interface Addon {
     states: readonly NativeBuffer[],
   ): Promise<ArrayBuffer[]>;
   memory(engine: NativeEngine, reset: boolean): [now: number, most: number];
-  join(options: GroupOptions): void;
+  /** Blocks until all ranks have joined; gives rank 0's note. */
+  join(options: GroupOptions): string;
   leave(): void;
+  /** End the process after some seconds, even if a collective waits for a dead rank. */
+  abandon(seconds: number, code: number): void;
   kernels(): string[];
 }
 

@@ -258,9 +258,14 @@ export class Planner {
   }
 }
 
-/** A planner for a graph, its nodes in order. */
+/**
+ * A planner for a graph, its nodes in the order of the trace: then a layer's weight gradient comes beside
+ * its input gradient, and what the layer kept is given up.
+ */
 export function plannerFor(graph: Graph, precision: Precision): Planner {
-  return new Planner(graph, precision, liveNodes(graph));
+  const place = ({ outputs }: GraphNode) => outputs[0]!.id;
+  const nodes = liveNodes(graph).toSorted((a, b) => place(a) - place(b));
+  return new Planner(graph, precision, nodes);
 }
 
 /** The plan without instructions whose results nobody uses: rules may leave some behind. */

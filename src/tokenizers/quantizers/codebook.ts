@@ -23,6 +23,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { type Static, type TObject, Type } from "../../config/schema.ts";
 import { ones, type Scope, uniform, zeros } from "../../models/scope.ts";
+import { activeRanks, rowsOverRanks, sumOverRanks } from "../../runtime/collective.ts";
 import { embedding, stopGradient } from "../../runtime/ops.ts";
 import { Random } from "../../runtime/random.ts";
 import { assignmentEntropies } from "./quantizer.ts";
@@ -166,14 +167,14 @@ export function buildCodebook(
   const cosine = config.distance === "cosine";
   const unit = (rows: tf.Tensor2D): tf.Tensor2D => (cosine ? unitRows(rows) : rows);
 
-  /** K latents of the batch [N, D], other ones at each step. */
+  /** K latents of the batch, [N, D] on each rank, other ones at each step. */
   function batchRows(rows: tf.Tensor2D, step: tf.Scalar): tf.Tensor2D {
-    const n = rows.shape[0];
+    const n = rows.shape[0] * activeRanks().world;
     const order = new Random(scope.seed, `${scope.prefix}rows`).permutation(n);
     const base = Float32Array.from({ length: size }, (_, k) => order[k % n]!);
     const moved = tf.add(tf.tensor1d(base), step); // exact below 2^24
     const index = tf.sub(moved, tf.mul(tf.floor(tf.div(moved, n)), n)); // modulo N
-    return embedding(rows, index) as tf.Tensor2D; // [K, D]
+    return rowsOverRanks(rows, index as tf.Tensor1D); // [K, D]
   }
 
   /** The codebook a training step works with: the stored one, or at the first step the batch's. */
@@ -193,7 +194,7 @@ export function buildCodebook(
     current: tf.Tensor2D,
     step: tf.Scalar,
   ): void {
-    const counts = tf.sum<tf.Tensor1D>(hot, 0); // [K]
+    const counts = sumOverRanks(tf.sum<tf.Tensor1D>(hot, 0)); // [K]
     const averaged: tf.Tensor1D = tf.add(tf.mul(clusterSize, decay), tf.mul(counts, 1 - decay)); // [K]
     const blend = (kept: tf.Tensor2D, given: tf.Tensor2D, where: tf.Tensor): tf.Tensor2D =>
       tf.add(kept, tf.mul(tf.sub(given, kept), where));
@@ -201,7 +202,9 @@ export function buildCodebook(
     let sums: tf.Tensor2D | undefined;
     let sizes: tf.Tensor1D = averaged;
     const added =
-      clusterSum || kmeans > 0 ? (tf.matMul(hot, rows, true, false) as tf.Tensor2D) : undefined; // [K, D]
+      clusterSum || kmeans > 0
+        ? sumOverRanks(tf.matMul(hot, rows, true, false) as tf.Tensor2D) // [K, D]
+        : undefined;
     if (clusterSum) {
       const first = tf.mul(current, tf.expandDims(clusterSize, 1)); // the sums that give `current`
       const fresh = tf.sub(1, tf.minimum(started, 1));
@@ -224,7 +227,7 @@ export function buildCodebook(
       sizes = tf.add(sizes, tf.mul(tf.sub(counts, sizes), met));
     }
     if (config.restart_below > 0) {
-      const share = rows.shape[0] / size;
+      const share = (rows.shape[0] * activeRanks().world) / size;
       const dead = tf.cast(tf.less(sizes, config.restart_below * share), "float32"); // [K]
       const column = tf.expandDims(dead, 1);
       const given = batchRows(rows, step);

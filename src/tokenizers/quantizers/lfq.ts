@@ -18,6 +18,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, type TObject, Type } from "../../config/schema.ts";
+import { meanOverRanks } from "../../runtime/collective.ts";
 import { stopGradient, straightThrough } from "../../runtime/ops.ts";
 import { ENTROPY_EPSILON, gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
@@ -137,10 +138,11 @@ function jointEntropy(z: tf.Tensor2D, temperature: number): tf.Scalar {
     const part = tf.slice(z, [0, start], [rows, size]);
     return tf.softmax(tf.mul(tf.matMul(part, signMatrix(size)), 2 / temperature)); // [N, 2^size]
   };
-  const mean =
+  const own =
     bits === 1
       ? tf.mean(soft(0, 1), 0) // [2]
       : tf.div(tf.matMul(soft(0, low), soft(low, bits - low), true, false), rows); // [2^low, 2^high]
+  const mean = meanOverRanks(own);
   return tf.neg(tf.sum(tf.mul(mean, tf.log(tf.add(mean, ENTROPY_EPSILON)))));
 }
 

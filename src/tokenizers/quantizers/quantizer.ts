@@ -1,6 +1,7 @@
 /** @file What every quantizer is to a tokenizer: continuous latents in, codes and ids out. */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { activeRanks, meanOverRanks, sumOverRanks } from "../../runtime/collective.ts";
 import type { HostTensors } from "../../runtime/tensors.ts";
 import type { Tokens } from "../tokenizer.ts";
 
@@ -88,8 +89,8 @@ export function gridOf({ shape }: tf.Tensor5D): [number, number, number, number]
 
 /** How evenly a batch uses the codes of one codebook: exp of the entropy of its id counts. ids: [N]. */
 export function perplexityOf(ids: tf.Tensor1D, size: number): tf.Scalar {
-  const counts = tf.unsortedSegmentSum(tf.onesLike(tf.cast(ids, "float32")), ids, size); // [V]
-  const share = tf.div(counts, ids.shape[0]);
+  const own = tf.unsortedSegmentSum(tf.onesLike(tf.cast(ids, "float32")), ids, size); // [V]
+  const share = tf.div(sumOverRanks(own), ids.shape[0] * activeRanks().world);
   return tf.exp(tf.neg(tf.sum(tf.mul(share, tf.log(tf.add(share, 1e-10))))));
 }
 
@@ -104,10 +105,11 @@ export function usageMetrics(
 ): { perplexity: tf.Scalar; usage: tf.Scalar } {
   const rows = tf.reshape(ids, [-1, factors.length]); // [N, F]
   const n = rows.shape[0]!;
+  const all = n * activeRanks().world;
   const each = factors.map((size, f) => {
     const column = tf.reshape<tf.Rank.R1>(tf.slice(rows, [0, f], [n, 1]), [n]);
     const perplexity = perplexityOf(column, size);
-    const most = Math.max(Math.log(Math.min(n, size)), 1e-6);
+    const most = Math.max(Math.log(Math.min(all, size)), 1e-6);
     return { perplexity, usage: tf.div<tf.Scalar>(tf.log(perplexity), most) };
   });
   const mean = (values: tf.Scalar[]): tf.Scalar =>
@@ -138,7 +140,7 @@ export function assignmentEntropies(logits: tf.Tensor2D): {
   const logProbabilities = tf.logSoftmax(logits) as tf.Tensor2D; // [N, K]
   const probabilities = tf.exp(logProbabilities);
   const sum = tf.sum<tf.Scalar>(tf.mul(probabilities, logProbabilities));
-  const mean = tf.mean(probabilities, 0); // [K]
+  const mean = meanOverRanks(tf.mean(probabilities, 0)); // [K]
   return {
     sample_entropy: tf.div(sum, -logits.shape[0]),
     batch_entropy: tf.neg(tf.sum(tf.mul(mean, tf.log(tf.add(mean, ENTROPY_EPSILON))))),
