@@ -124,7 +124,13 @@ async function results(): Promise<Map<string, HostTensor>> {
     await data.close();
     tokenizer.scope.dispose();
   }
-  const config = configOf([...SMALL, QUANTIZERS["lfq"]!, "model.width=32", "model.depth=2", "model.heads=2"]);
+  const config = configOf([
+    ...SMALL,
+    QUANTIZERS["lfq"]!,
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+  ]);
   const space = { grid: [2, 4, 4] as const, factors: [32], classes: 4 };
   const scope = Scope.root(3).child("transformer");
   const objective = buildObjective(
@@ -215,7 +221,9 @@ async function compare(): Promise<void> {
       );
     }
     const failed = [...worst.values()].filter(({ error }) => !(error <= tolerance)).length;
-    process.stdout.write(`${alone.size} tensors of ${world} ranks against one; ${failed} kinds differ\n`);
+    process.stdout.write(
+      `${alone.size} tensors of ${world} ranks against one; ${failed} kinds differ\n`,
+    );
     process.exitCode = failed > 0 || alone.size === 0 ? 1 : 0;
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -360,6 +360,8 @@ EngineInfo openEngine(Engine& engine) {
   EngineInfo info;
   info.version = TESSERA_TORCH_VERSION;
   auto& context = at::globalContext();
+  // cuBLAS gives equal bits only with workspaces of its own for each stream.
+  if (engine.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
   context.setBenchmarkCuDNN(engine.benchmark && !engine.deterministic);
   context.setDeterministicCuDNN(engine.deterministic);
   context.setDeterministicAlgorithms(engine.deterministic, /*warn_only=*/true);

@@ -81,9 +81,7 @@ const BUCKET = 6 * 2 ** 20;
  * Means of gradients over all ranks, in exchanges of about 24 MiB. The last tensors go first: the backward
  * pass makes their gradients first, and the device sends them while it computes the others.
  */
-export function averageOverRanks(
-  gradients: readonly (tf.Tensor | null)[],
-): (tf.Tensor | null)[] {
+export function averageOverRanks(gradients: readonly (tf.Tensor | null)[]): (tf.Tensor | null)[] {
   if (activeRanks().world === 1) {
     return [...gradients];
   }

@@ -31,7 +31,8 @@ export function runKernels(
   inputs: { readonly [name: string]: tf.Tensor },
   attrs: Attrs = {},
 ): tf.Tensor[] {
-  return run(kernel, inputs, attrs) as tf.Tensor[];
+  const outputs = run(kernel, inputs, attrs);
+  return Array.isArray(outputs) ? outputs : [outputs]; // TensorFlow.js unwraps a single one
 }
 
 function gradient(

@@ -144,7 +144,9 @@ export function tokenizerTask(
       }
       const loaded = batch.clips;
       const images = isImageStep(step, config.image_share);
-      const clips = images ? singleFrames(loaded, tokenizer.clip, seed, step, options, ranks) : loaded;
+      const clips = images
+        ? singleFrames(loaded, tokenizer.clip, seed, step, options, ranks)
+        : loaded;
       const shape = [size, images ? 1 : frames, height, width, 3];
       const length = clips.length / options.accumulate;
       return Array.from(
