@@ -43,9 +43,8 @@ export function addSweepCommands(sweep: Command): void {
     .option("--json", "print JSON")
     .addHelpText("after", "\nExample:\n  tessera sweep status results/sweeps/quickstart-seeds")
     .action(async (named: string, options: { readonly json?: boolean }) => {
-      const { sweepState } = await import("../sweeps/state.ts");
       const folder = await open(named);
-      const states = sweepState(folder);
+      const states = await statesOf(folder);
       if (options.json) {
         printJson(states);
       } else {
@@ -63,10 +62,9 @@ export function addSweepCommands(sweep: Command): void {
       "\nExample:\n  tessera sweep watch results/sweeps/quickstart-seeds --every 30",
     )
     .action(async (named: string, { every }: { readonly every: number }) => {
-      const { sweepState } = await import("../sweeps/state.ts");
       const folder = await open(named);
       for (;;) {
-        const states = sweepState(folder);
+        const states = await statesOf(folder);
         if (process.stdout.isTTY) {
           process.stdout.write("\u001b[2J\u001b[H");
         }
@@ -196,6 +194,16 @@ const colours = {
   pending: "dim",
   pruned: "dim",
 } as const;
+
+/** The trials' states, with what Slurm knows of jobs that ended without a word. */
+async function statesOf(folder: SweepFolder): Promise<TrialState[]> {
+  const [{ noteSlurmEnds }, { sweepState }] = await Promise.all([
+    import("../sweeps/slurm/ends.ts"),
+    import("../sweeps/state.ts"),
+  ]);
+  await noteSlurmEnds(folder);
+  return sweepState(folder);
+}
 
 /** What Slurm's queue says of trials, where a sweep was submitted to one and the queue can be asked. */
 async function queueOf(folder: SweepFolder): Promise<ReadonlyMap<string, QueuedJob>> {

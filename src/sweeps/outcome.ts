@@ -1,6 +1,7 @@
 /** @file What a trial's end means, told from its exit code, its signal, its words and the kernel's. */
 
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Outcome } from "./journal.ts";
 
 export interface Ending {
@@ -30,8 +31,9 @@ export interface Evidence {
 /** Exit code of a program that wants another turn (EX_TEMPFAIL). */
 export const againCode = 75;
 
+/** Node, C++ libraries, the kernel, CUDA and cuDNN, PyTorch, ONNX Runtime, Slurm. */
 const noMemory =
-  /JavaScript heap out of memory|std::bad_alloc|CUDA out of memory|CUDNN_STATUS_ALLOC_FAILED|Cannot allocate memory|ENOMEM|Array buffer allocation failed|Failed to allocate memory|out of memory/i;
+  /JavaScript heap out of memory|std::bad_alloc|CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|Cannot allocate memory|ENOMEM|Array buffer allocation failed|Failed to allocate memory|not enough memory|OutOfMemoryError|\boom[-_ ]kill|out of memory/i;
 
 /** Judge an ended process. */
 export function outcomeOf(evidence: Evidence): Ending {
@@ -58,8 +60,9 @@ export function outcomeOf(evidence: Evidence): Ending {
       error: "killed by the system for want of memory",
     };
   }
-  if (code !== 0 && (signal === null || signal === "SIGABRT") && noMemory.test(log)) {
-    const line = log.split("\n").find((text) => noMemory.test(text));
+  const words = `${evidence.status ?? ""}\n${log}`;
+  if (code !== 0 && (killed || signal === null || signal === "SIGABRT") && noMemory.test(words)) {
+    const line = words.split("\n").find((text) => noMemory.test(text));
     return { outcome: "out-of-memory", again: false, error: line?.trim() ?? "out of memory" };
   }
   if (killed) {
@@ -83,22 +86,37 @@ function lastWords(log: string): string | undefined {
 }
 
 /**
- * How many processes the kernel has killed for want of memory since it started: in this process's
- * memory group if it tells, else on the whole machine.
+ * How many processes the kernel has killed for want of memory: in this process's own memory group where
+ * there is one (a Slurm job's, a container's), else on the whole machine since it started.
  */
 export function readOomCount(): number {
-  for (const [path, pattern] of [
-    ["/sys/fs/cgroup/memory.events", /^oom_kill (\d+)$/m],
-    ["/proc/vmstat", /^oom_kill (\d+)$/m],
-  ] as const) {
+  for (const path of oomFiles()) {
     try {
-      const match = pattern.exec(readFileSync(path, "utf8"));
+      const match = /^oom_kill (\d+)$/m.exec(readFileSync(path, "utf8"));
       if (match) {
         return Number(match[1]);
       }
     } catch {
-      // not this system
+      // not this system, or another version of groups
     }
   }
   return 0;
+}
+
+/** Where the kernel counts: groups of version 2, of version 1, the machine. */
+function oomFiles(): string[] {
+  let groups = "";
+  try {
+    groups = readFileSync("/proc/self/cgroup", "utf8");
+  } catch {
+    // not Linux
+  }
+  const unified = /^0::(.*)$/m.exec(groups)?.[1];
+  const memory = /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$/m.exec(groups)?.[1];
+  return [
+    ...(unified === undefined ? [] : [join("/sys/fs/cgroup", unified, "memory.events")]),
+    ...(memory === undefined ? [] : [join("/sys/fs/cgroup/memory", memory, "memory.oom_control")]),
+    "/sys/fs/cgroup/memory.events",
+    "/proc/vmstat",
+  ];
 }

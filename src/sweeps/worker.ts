@@ -10,6 +10,7 @@ import { guideOf } from "./guide.ts";
 import { Journal } from "./journal.ts";
 import { againCode, type Ending } from "./outcome.ts";
 import { mayStart } from "./queue.ts";
+import { srunWords } from "./slurm/script.ts";
 import { isCancelled, sweepState } from "./state.ts";
 import { supervise, type Supervised } from "./supervisor.ts";
 
@@ -78,7 +79,7 @@ export async function runWorker(folder: SweepFolder, options: WorkerOptions): Pr
       const share = gpus.slice(place * gpusEach, (place + 1) * gpusEach);
       const supervised = supervise(folder, journal, trial, own.attempts, {
         ...how,
-        prefix: srunPrefix(folder),
+        prefix: srunWords(folder.sweep.resources),
         env: {
           OMP_NUM_THREADS: String(cores),
           ...(gpusEach > 0 && folder.sweep.resources.tasks === 1 && share.length > 0
@@ -139,27 +140,6 @@ export async function runWorker(folder: SweepFolder, options: WorkerOptions): Pr
 }
 
 const second = (): Promise<void> => new Promise((done) => setTimeout(done, 1000));
-
-/** Trials of several processes are started by srun, which gives each its rank. */
-function srunPrefix(folder: SweepFolder): string[] {
-  const { tasks, nodes, cores } = folder.sweep.resources;
-  if (tasks === 1) {
-    return [];
-  }
-  const ranks =
-    'export TESSERA_RANK=$SLURM_PROCID TESSERA_LOCAL_RANK=$SLURM_LOCALID TESSERA_WORLD=$SLURM_NTASKS TESSERA_MASTER_ADDR=${TESSERA_MASTER_ADDR:-$SLURM_LAUNCH_NODE_IPADDR} TESSERA_MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)); exec "$@"';
-  return [
-    "srun",
-    `--ntasks=${tasks}`,
-    `--nodes=${nodes}`,
-    `--cpus-per-task=${cores}`,
-    "--kill-on-bad-exit=1",
-    "bash",
-    "-c",
-    ranks,
-    "trial",
-  ];
-}
 
 /** Where the cluster does not requeue on the exit code, the job asks for it itself. */
 function requeue(say: (text: string) => void): void {

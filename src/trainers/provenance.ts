@@ -40,6 +40,8 @@ export interface Provenance {
   readonly cores: number;
   readonly memory_gib: number;
   readonly device: string;
+  /** Version of NVIDIA's driver, where there is one. */
+  readonly driver?: string;
   /** What computed, where the device has more than one engine. */
   readonly engine?: string;
   readonly seed: number;
@@ -78,6 +80,7 @@ export function gatherProvenance(run: {
   };
   const { git, diff } = gitState(root);
   const lockfile = join(root, "package-lock.json");
+  const driver = gpuDriver();
   const provenance: Provenance = {
     tessera: manifest.version,
     ...(git && { git }),
@@ -90,6 +93,7 @@ export function gatherProvenance(run: {
     cores: cpus().length,
     memory_gib: Math.round(totalmem() / 2 ** 30),
     device: run.device,
+    ...(driver !== undefined && { driver }),
     ...(run.engine !== undefined && { engine: run.engine }),
     seed: run.seed,
     config_hash: run.configHash,
@@ -125,8 +129,7 @@ export function gitState(root: string): { git?: NonNullable<Provenance["git"]>; 
       maxBuffer: 1 << 28,
     });
   try {
-    const commit = git("rev-parse", "HEAD").trim();
-    const branch = git("rev-parse", "--abbrev-ref", "HEAD").trim();
+    const [commit = "", branch = ""] = git("rev-parse", "HEAD", "--abbrev-ref", "HEAD").split("\n");
     const diff = git("diff", "HEAD", "--binary");
     return diff === ""
       ? { git: { commit, branch, dirty: false } }
@@ -143,6 +146,29 @@ export function gitState(root: string): { git?: NonNullable<Provenance["git"]>; 
   } catch {
     return {}; // not a checkout, or no git: an installed package
   }
+}
+
+/** The GPU driver's version, as the kernel module tells it, or its tool where containers hide that. */
+function gpuDriver(): string | undefined {
+  try {
+    return driverVersion(readFileSync("/proc/driver/nvidia/version", "utf8"));
+  } catch {
+    // no such module, or not to be seen from here
+  }
+  if (!existsSync("/dev/nvidiactl")) {
+    return undefined;
+  }
+  try {
+    const args = ["--query-gpu=driver_version", "--format=csv,noheader", "--id=0"];
+    return execFileSync("nvidia-smi", args, { encoding: "utf8", timeout: 10_000 }).trim();
+  } catch {
+    return undefined;
+  }
+}
+
+/** "580.82.07" of "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build ...". */
+export function driverVersion(text: string): string | undefined {
+  return /NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s/.exec(text)?.[1];
 }
 
 function installedVersions(root: string, names: readonly string[]): { [name: string]: string } {

@@ -8,8 +8,10 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compare } from "../../src/reports/compare/comparison.ts";
@@ -17,6 +19,7 @@ import { findRuns } from "../../src/reports/compare/runs.ts";
 import { longRows } from "../../src/reports/compare/tables.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { SweepFolder } from "../../src/sweeps/folder.ts";
+import type { Provenance } from "../../src/trainers/provenance.ts";
 import {
   account,
   sleep,
@@ -26,6 +29,7 @@ import {
   sweepFile,
   temporaryFolder,
   tessera,
+  tiny,
   until,
 } from "./helpers.ts";
 
@@ -198,6 +202,39 @@ describe("what was submitted is what runs", () => {
     expect(tessera(cwd, "sweep", file, "--yes").status).toBe(0);
     expect(status(cwd).map(({ trial }) => trial.id)).not.toEqual(before);
   });
+});
+
+test("editing the program afterwards changes nothing that waits", () => {
+  // A program of its own, so that it can be edited: linked packages, copied code.
+  const root = new URL("../../", import.meta.url).pathname;
+  const copy = join(dir, "program");
+  mkdirSync(copy);
+  for (const name of ["dist", "configs", "build", "native", "package.json", "package-lock.json"]) {
+    if (existsSync(join(root, name))) {
+      cpSync(join(root, name), join(copy, name), { recursive: true });
+    }
+  }
+  symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
+  const cwd = join(dir, "edited");
+  mkdirSync(cwd);
+  const own = (...args: string[]) =>
+    spawnSync(process.execPath, [join(copy, "dist/cli/main.js"), ...args], {
+      cwd,
+      encoding: "utf8",
+    });
+  const file = join(cwd, "sweep.yaml");
+  writeFileSync(file, `name: s\nexperiment: ${tiny}\nseeds: 1\noverrides: [evals.probe=null]\n`);
+  expect(own("sweep", file, "--launcher", "dry-run").status).toBe(0);
+  const part = join(copy, "dist/trainers/run.js");
+  writeFileSync(part, `throw new Error("the edited program");\n${readFileSync(part, "utf8")}`);
+  expect(own("run", tiny).stderr).toContain("the edited program");
+  expect(own("sweep", "resume", "s")).toMatchObject({ status: 0 });
+  const [trial] = status(cwd);
+  expect(trial).toMatchObject({ state: "finished", attempts: 1 });
+  const provenance = JSON.parse(
+    readFileSync(join(cwd, trial!.dir, "provenance.json"), "utf8"),
+  ) as Provenance;
+  expect(provenance.command[0]).toMatch(/results\/sweeps\/s\/code\/[0-9a-f]{16}\/dist/);
 });
 
 test("finished trials are reused from wherever they lie below the output folder", () => {

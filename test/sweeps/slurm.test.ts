@@ -4,10 +4,18 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { batchScript, slurmTime } from "../../src/sweeps/slurm/script.ts";
+import { batchScript, slurmTime, srunWords } from "../../src/sweeps/slurm/script.ts";
 import { compare } from "../../src/reports/compare/comparison.ts";
 import { findRuns } from "../../src/reports/compare/runs.ts";
 import { longRows } from "../../src/reports/compare/tables.ts";
@@ -116,7 +124,81 @@ test("a dry run writes the scripts, the packed trials and freezes the configs, a
   expect(readdirSync(join(cwd, "results/sweeps/s/trials"))).toHaveLength(5);
 });
 
+test("what became of jobs that were killed with their workers is asked of Slurm", () => {
+  const cwd = join(dir, "killed");
+  const file = sweepFile(cwd, "seeds: 4");
+  expect(tessera(cwd, "sweep", file, "--launcher", "dry-run").status).toBe(0);
+  const sweep = join(cwd, "results/sweeps/s");
+  // Claims of workers on another machine that have shown no sign of life for an hour.
+  const rows = status(cwd).map(({ trial }, task) => {
+    const claim = { trial: trial.id, attempt: 1, launcher: "slurm", job: `8_${task}` };
+    const path = join(sweep, "claims", `${trial.id}.1.json`);
+    writeFileSync(path, JSON.stringify({ ...claim, host: "elsewhere", pid: 1, started: "1" }));
+    utimesSync(path, new Date(Date.now() - 3.6e6), new Date(Date.now() - 3.6e6));
+    return trial.id;
+  });
+  expect(status(cwd).map(({ state }) => state)).toEqual(Array(4).fill("stale"));
+  const bin = join(dir, "bin-killed");
+  mkdirSync(bin);
+  const command = (name: string, text: string): void => {
+    writeFileSync(join(bin, name), `#!/bin/bash\n${text}\n`);
+    chmodSync(join(bin, name), 0o755);
+  };
+  // Accounts know two of the jobs, the controller one more; the last one's node is gone.
+  command(
+    "sacct",
+    'case "$*" in *8_0) echo OUT_OF_MEMORY;; *8_1) echo "CANCELLED by 0";; *8_2) exit 1;; esac',
+  );
+  command(
+    "scontrol",
+    'case "$3" in 8_2) echo "JobId=11 ArrayJobId=8 JobState=TIMEOUT Reason=x";; *) echo "JobState=NODE_FAIL";; esac',
+  );
+  const PATH = `${bin}:${process.env["PATH"]}`;
+  const options = { cwd, encoding: "utf8", env: { ...process.env, NO_COLOR: "1", PATH } } as const;
+  const asked = spawnSync(process.execPath, [program, "sweep", "status", "s"], options);
+  expect(asked.stdout).toMatch(/out-of-memory .*job 8_0 was ended by Slurm for want of memory/);
+  expect(asked.stdout).toMatch(/interrupted .*job 8_1 was cancelled/);
+  const states = status(cwd);
+  expect(states.map(({ trial }) => trial.id)).toEqual(rows);
+  expect(states.map(({ state }) => state)).toEqual([
+    "out-of-memory",
+    "interrupted",
+    "interrupted",
+    "stale",
+  ]);
+  expect(states[2]!.error).toBe("job 8_2 came to its time limit");
+});
+
 describe("scripts", () => {
+  test("a trial of several processes gives each its rank, as torchrun does", () => {
+    const words = srunWords({ cores: 6, gpus: 1, hours: 1, nodes: 2, tasks: 8 });
+    expect(words.slice(0, 5)).toEqual([
+      "srun",
+      "--ntasks=8",
+      "--nodes=2",
+      "--ntasks-per-node=4",
+      "--cpus-per-task=6",
+    ]);
+    expect(srunWords({ cores: 6, gpus: 1, hours: 1, nodes: 1, tasks: 1 })).toEqual([]);
+    const env = {
+      PATH: process.env["PATH"],
+      SLURM_PROCID: "5",
+      SLURM_LOCALID: "1",
+      SLURM_NTASKS: "8",
+      SLURM_JOB_ID: "20007",
+      SLURM_LAUNCH_NODE_IPADDR: "10.0.0.7",
+    };
+    const print = "echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT";
+    const at = words.indexOf("bash");
+    const told = (more: object) =>
+      spawnSync(words[at]!, [...words.slice(at + 1), "bash", "-c", print], {
+        encoding: "utf8",
+        env: { ...env, ...more },
+      }).stdout.trim();
+    expect(told({})).toBe("5 1 8 10.0.0.7 20007");
+    expect(told({ MASTER_ADDR: "head", MASTER_PORT: "9" })).toBe("5 1 8 head 9");
+  });
+
   test("a trial of several processes asks for nodes and tasks", () => {
     const script = batchScript({
       name: "s",
@@ -131,6 +213,7 @@ describe("scripts", () => {
       "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=6\n#SBATCH --gres=gpu:4\n",
     );
     expect(script).toContain("#SBATCH --time=1-06:30:00\n");
+    expect(script).toMatch(/^# {3}srun --ntasks=8 --nodes=2 .*RANK=\$SLURM_PROCID/m);
   });
 
   test("times are what Slurm reads", () => {

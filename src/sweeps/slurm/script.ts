@@ -46,6 +46,33 @@ export function slurmTime(hours: number): string {
   return `${days}-${two(Math.floor((seconds % 86400) / 3600))}:${two(Math.floor((seconds % 3600) / 60))}:${two(seconds % 60)}`;
 }
 
+/**
+ * What gives each process of a data-parallel trial its place, under the names that torchrun gives them.
+ * The worker, and so srun, runs on the job's first node, which is where rank 0 is. Ports differ by job.
+ */
+const RANKS =
+  'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS MASTER_ADDR=${MASTER_ADDR:-$SLURM_LAUNCH_NODE_IPADDR} MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}; exec "$@"';
+
+/** The words before a trial's command: srun, for trials of several processes. */
+export function srunWords({ tasks, nodes, cores }: Sweep["resources"]): string[] {
+  return tasks === 1
+    ? []
+    : [
+        "srun",
+        `--ntasks=${tasks}`,
+        `--nodes=${nodes}`,
+        `--ntasks-per-node=${Math.ceil(tasks / nodes)}`,
+        `--cpus-per-task=${cores}`,
+        // A rank that saves last is not to be killed by the first one that has ended.
+        "--kill-on-bad-exit=0",
+        "--wait=300",
+        "bash",
+        "-c",
+        RANKS,
+        "trial",
+      ];
+}
+
 /** The text of one array's script. */
 export function batchScript(parts: ScriptParts): string {
   const { resources, options, tasks } = parts;
@@ -80,6 +107,12 @@ export function batchScript(parts: ScriptParts): string {
     `#SBATCH --signal=B:USR2@${warning}`,
     "",
     ...(options.setup ? [options.setup, ""] : []),
+    ...(spread
+      ? [
+          "# The worker starts each trial's processes by",
+          `#   ${srunWords(resources).map(quoted).join(" ")} COMMAND`,
+        ]
+      : []),
     "# Signals of Slurm go to the worker itself: it lets the trials save, and asks to be requeued.",
     `exec ${parts.worker} --task "$SLURM_ARRAY_TASK_ID"`,
     "",
