@@ -138,7 +138,17 @@ function machineOf(dir: string): JsonObject | undefined {
     return undefined;
   }
   const git = (provenance["git"] ?? {}) as JsonObject;
-  const kept = ["device", "driver", "engine", "cpu", "cores", "os", "node", "tessera", "lockfile_sha256"];
+  const kept = [
+    "device",
+    "driver",
+    "engine",
+    "cpu",
+    "cores",
+    "os",
+    "node",
+    "tessera",
+    "lockfile_sha256",
+  ];
   return {
     ...(git["commit"] !== undefined && { commit: git["commit"], dirty: git["dirty"] ?? false }),
     ...(git["diff_sha256"] !== undefined && { diff_sha256: git["diff_sha256"] }),
