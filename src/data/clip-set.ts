@@ -15,6 +15,7 @@ import { classNames, hashSplit, type Listing, nameHash, type Split } from "./lis
 import { indexedListing, updateIndex } from "./listing-index.ts";
 import { lookInto, lookKey, makeRunner, recall, type Runner, type Usable } from "./look.ts";
 import { type ClipRule, clipsOf, decodingKeys, reach, samplingKeys, unfit } from "./sampling.ts";
+import { THREE_CROPS } from "./scaler.ts";
 import { soundLength } from "./shapes/sound.ts";
 import { warnOnce } from "./warnings.ts";
 
@@ -336,7 +337,7 @@ function clipTask(
   ];
   const training = split === "train";
   const crops = training ? 1 : config.held_out_crops;
-  const side = crops === 3 ? [0, 0.5, 1 - 1e-9][which % 3]! : 0.5;
+  const side = crops === 3 ? THREE_CROPS[which % 3]! : 0.5;
   return {
     source,
     probe,

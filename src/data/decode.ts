@@ -8,10 +8,11 @@
  */
 
 import { closeSync, openSync, readSync } from "node:fs";
-import type { Frame, Packet } from "node-av/lib";
+import type { Frame } from "node-av/lib";
 import type { Av } from "./av.ts";
 import { readBairRecord } from "./containers/bair.ts";
-import { frameAt, Media, MediaError, type Probe, probeSource, timeOf } from "./probe.ts";
+import { keepOpen, OpenVideo, takeOpen } from "./open-video.ts";
+import { Media, MediaError, type Probe, probeSource } from "./probe.ts";
 import { type ClipRule, clipsOf, cutClip, type TimeSpan, unfit } from "./sampling.ts";
 import { type Crop, FrameScaler, type PixelRule, turnOf } from "./scaler.ts";
 import { decodeSound } from "./sound.ts";
@@ -150,38 +151,66 @@ function readMedia(
   task: ClipTask,
   filler: Filler,
 ): void {
-  const media = new Media(av, source, "video");
-  const scaler = new FrameScaler(
-    av,
-    task.pixels,
-    task.crop,
-    turnOf(media.stream.codecpar.getCodedSideData(av.c.AV_PKT_DATA_DISPLAYMATRIX)),
-    aspectOf(media),
-  );
-  try {
-    const write: Write = (frame) => {
-      filler.damaged += media.isDamaged(frame) ? 1 : 0;
-      filler.fill((out) => scaler.write(frame, out));
-    };
-    if (pickFrames(media, probe, filler, write) && filler.damaged <= task.missing) {
-      return;
-    }
-    // By counting, from the start: slow and certain.
-    filler.restart();
-    countFrames(av, source, filler, (opened, frame) => {
-      filler.damaged += opened.isDamaged(frame) ? 1 : 0;
-      filler.fill((out) => scaler.write(frame, out));
-    });
-  } finally {
-    scaler.close();
-    media.close();
-  }
-  const { frames, next, damaged } = filler;
-  if (next !== undefined) {
-    throw new MediaError(`ends early: frame ${next} does not decode`);
-  }
+  readWanted(av, source, probe, filler, task.missing, (video) => {
+    const scaler = video.scaler(task.pixels, task.crop);
+    return (frame) => filler.fill((out) => scaler.write(frame, out));
+  });
+  const { frames, damaged } = filler;
   if (damaged > task.missing) {
     throw new MediaError(`${damaged} of the frames ${frames[0]} to ${frames.at(-1)} are damaged`);
+  }
+}
+
+/**
+ * Give the wanted frames: from a decoder that stands open, or else a fresh one, or else (where time
+ * stamps mislead) by counting from the start, which is slow and certain.
+ * @param begin called before each attempt; what it gives gets the frames
+ * @throws MediaError when one does not come
+ */
+function readWanted(
+  av: Av,
+  source: MediaSource,
+  probe: Probe,
+  filler: Filler,
+  missing: number,
+  begin: (video: OpenVideo) => Write,
+): void {
+  const attempt = (
+    video: OpenVideo | undefined,
+    read: (video: OpenVideo, take: Write) => boolean,
+  ): boolean => {
+    if (!video) {
+      return false;
+    }
+    filler.restart();
+    let found = false;
+    try {
+      const write = begin(video);
+      found = read(video, (frame) => {
+        filler.damaged += video.media.isDamaged(frame) ? 1 : 0;
+        write(frame);
+      });
+    } finally {
+      if (found && video.media.damaged === 0) {
+        keepOpen(source, video);
+      } else {
+        video.close();
+      }
+    }
+    return found;
+  };
+  const pick = (video: OpenVideo, take: Write): boolean => video.pick(probe, filler, take);
+  const done =
+    attempt(takeOpen(source, probe, filler.frames[0]!), (video, take) => pick(video, take) && video.media.damaged === 0) ||
+    attempt(new OpenVideo(av, source), (video, take) => pick(video, take) && filler.damaged <= missing); // biome-ignore format: one call
+  if (!done) {
+    attempt(new OpenVideo(av, source), ({ media }, take) => {
+      countFrames(media, filler, take);
+      return false; // not where a later clip could go on
+    });
+  }
+  if (filler.next !== undefined) {
+    throw new MediaError(`ends early: frame ${filler.next} does not decode`);
   }
 }
 
@@ -206,24 +235,14 @@ export function decodeNative(
   numbers: readonly number[],
 ): NativeFrame[] {
   const found: NativeFrame[] = [];
-  const media = new Media(av, source, "video");
   const filler = new Filler(numbers, 0, new Uint8Array(0));
-  const keep = (opened: Media, frame: Frame): void => {
-    const time = opened.seconds(frame.bestEffortTimestamp);
-    filler.fill(() => found.push({ bytes: frame.toBuffer(), time }));
-  };
-  try {
-    if (!pickFrames(media, probe, filler, (frame) => keep(media, frame))) {
-      filler.restart();
-      found.length = 0;
-      countFrames(av, source, filler, keep);
-    }
-  } finally {
-    media.close();
-  }
-  if (filler.next !== undefined) {
-    throw new MediaError(`ends early: frame ${filler.next} does not decode`);
-  }
+  readWanted(av, source, probe, filler, Number.POSITIVE_INFINITY, ({ media }) => {
+    found.length = 0;
+    return (frame) => {
+      const time = media.seconds(frame.bestEffortTimestamp);
+      filler.fill(() => found.push({ bytes: frame.toBuffer(), time }));
+    };
+  });
   return found;
 }
 
@@ -232,75 +251,17 @@ function aspectOf(media: Media): number {
   return num > 0 && den > 0 ? num / den : 1;
 }
 
-/** The frame that decoding best begins at. */
-function keyBefore({ keys }: Probe, frame: number): number {
-  if (keys === "all") {
-    return frame;
-  }
-  return keys?.findLast((key) => key <= frame) ?? 0;
-}
-
-/**
- * Give the wanted frames by their time stamps. Frames that nothing wants and nothing refers to are
- * not decoded.
- * @returns whether all came; if not, the time stamps mislead
- */
-function pickFrames(media: Media, probe: Probe, filler: Filler, write: Write): boolean {
-  if (!probe.seekable) {
-    return false;
-  }
-  const key = keyBefore(probe, filler.next!);
-  if (key > 0 && !media.seek(timeOf(probe, key))) {
-    return false;
-  }
-  const wanted = new Set(filler.frames);
-  const numberOf = (timestamp: bigint): number => {
-    const time = media.seconds(timestamp);
-    return Number.isFinite(time) ? frameAt(probe, time + 0.25 / probe.fps) : -1;
-  };
-  let before = -1;
-  const needed = (packet: Packet): boolean => {
-    const number = numberOf(packet.pts);
-    return number < 0 || wanted.has(number);
-  };
-  for (const frame of media.readFrames(needed)) {
-    const stated = numberOf(frame.bestEffortTimestamp);
-    const number = stated < 0 && before === probe.frames - 2 ? before + 1 : stated;
-    if (number <= before || number > filler.next!) {
-      return false; // out of turn, or a frame that was wanted did not come
-    }
-    before = number;
-    if (number === filler.next) {
-      write(frame);
-      if (filler.next === undefined) {
-        return true;
-      }
-    }
-  }
-  return false;
-}
-
 /** Decode from the start and count. */
-function countFrames(
-  av: Av,
-  source: MediaSource,
-  filler: Filler,
-  take: (media: Media, frame: Frame) => void,
-): void {
-  const media = new Media(av, source, "video");
-  try {
-    let number = 0;
-    for (const frame of media.readFrames()) {
-      if (number === filler.next) {
-        take(media, frame);
-      }
-      if (filler.next === undefined) {
-        return;
-      }
-      number += 1;
+function countFrames(media: Media, filler: Filler, take: Write): void {
+  let number = 0;
+  for (const frame of media.readFrames()) {
+    if (number === filler.next) {
+      take(frame);
     }
-  } finally {
-    media.close();
+    if (filler.next === undefined) {
+      return;
+    }
+    number += 1;
   }
 }
 

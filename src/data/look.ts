@@ -37,8 +37,8 @@ export interface Runner {
 /** @param workers threads; 0 runs in this one */
 export async function makeRunner(workers: number): Promise<Runner> {
   if (workers === 0) {
-    const { probe, decode } = await import("./worker.ts");
-    return { probe, decode, close: () => Promise.resolve() };
+    const { probe, decode, closeFiles } = await import("./worker.ts");
+    return { probe, decode, close: closeFiles };
   }
   const pool = new WorkerPool(workers);
   return {

@@ -139,6 +139,9 @@ export class Media {
       this.av.c.AVSEEK_FLAG_BACKWARD,
     );
     this.#decoder.flushBuffers();
+    // Whoever read before may have stopped in the middle.
+    this.#packet.unref();
+    this.#frame.unref();
     return done >= 0;
   }
 

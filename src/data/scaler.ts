@@ -51,6 +51,14 @@ export function turnOf(matrix: Buffer | null): Turn {
   return axes === 1 && simple ? turn : identity;
 }
 
+/** The first pixel of a crop of `size` from `whole` pixels; `at` in [0, 1) between the two ends. */
+export function cropStart(whole: number, size: number, at: number): number {
+  return Math.floor(at * (whole - size + 1));
+}
+
+/** Where the k-th of three crops along the longer side lies: both ends and the middle. */
+export const THREE_CROPS = [0, 0.5, 1 - 1e-9] as const;
+
 const isConvention = (filter: Filter): filter is BilinearConvention =>
   filter in bilinearConventions;
 
@@ -80,7 +88,8 @@ interface Pixels {
 export class FrameScaler {
   readonly #av: Av;
   readonly #rule: PixelRule;
-  readonly #crop: Crop;
+  /** May change from clip to clip. */
+  crop: Crop;
   readonly #turn: Turn;
   readonly #aspect: number;
   readonly #scaler: SoftwareScaleContext;
@@ -90,7 +99,7 @@ export class FrameScaler {
   constructor(av: Av, rule: PixelRule, crop: Crop, turn: Turn, aspect: number) {
     this.#av = av;
     this.#rule = rule;
-    this.#crop = crop;
+    this.crop = crop;
     this.#turn = turn;
     this.#aspect = aspect;
     this.#scaler = new av.SoftwareScaleContext();
@@ -152,12 +161,12 @@ export class FrameScaler {
     const scale = resize === undefined ? cover : Math.max(cover, resize / Math.min(shownW, shownH));
     const w = Math.max(width, Math.round(shownW * scale));
     const h = Math.max(height, Math.round(shownH * scale));
-    const [x, y] = this.#crop.at;
+    const [x, y] = this.crop.at;
     return {
       sourceW: across ? h : w,
       sourceH: across ? w : h,
-      left: Math.floor(x * (w - width + 1)),
-      top: Math.floor(y * (h - height + 1)),
+      left: cropStart(w, width, x),
+      top: cropStart(h, height, y),
     };
   }
 
@@ -165,7 +174,7 @@ export class FrameScaler {
   #place({ data, stride }: Pixels, { sourceW, sourceH, left, top }: Target, out: Uint8Array): void {
     const { height, width } = this.#rule;
     const { xx, xy, yx, yy } = this.#turn;
-    const { flip } = this.#crop;
+    const { flip } = this.crop;
     if (xx === 1 && yy === 1 && !flip) {
       for (let i = 0; i < height; i++) {
         const from = (top + i) * stride + left * 3;

@@ -38,6 +38,12 @@ export async function decode(task: ClipTask): Promise<DecodedClip | { readonly p
   }
 }
 
+/** Close the videos that this thread keeps open. A thread that ends need not. */
+export async function closeFiles(): Promise<void> {
+  const { closeVideos } = await import("./open-video.ts");
+  closeVideos();
+}
+
 /** How long a file's sound is. */
 export async function lookSound({ file }: { readonly file: string }): Promise<SoundLook> {
   const [{ loadAv }, { lookAtSound }] = await Promise.all([

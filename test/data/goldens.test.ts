@@ -22,6 +22,7 @@ import { rawName } from "../../src/data/layouts/scenes.ts";
 import { expandBraces } from "../../src/data/layouts/webdataset.ts";
 import { reflected, svgPath } from "../../src/data/moving-mnist.ts";
 import { type BilinearConvention, resizeBilinear } from "../../src/data/resize.ts";
+import { cropStart, THREE_CROPS } from "../../src/data/scaler.ts";
 import { videomaeViews, vjepaSegments } from "../../src/data/sampling.ts";
 
 // oxlint-disable-next-line typescript/no-explicit-any -- goldens are plain JSON of many shapes
@@ -138,6 +139,8 @@ describe("clip sampling", () => {
       const views = videomaeViews(n, 16, 4, 5);
       expect(views[0]).toEqual(wanted.first_view_frames);
       expect(views.at(-1)).toEqual(wanted.last_view_frames);
+      const crops = THREE_CROPS.map((at) => cropStart(wanted.resized_long_side, 224, at));
+      expect(crops).toEqual(wanted.crop_starts);
     }
   });
 });
