@@ -120,10 +120,10 @@ export async function openClips(
       skipped,
       ...shardsOf(listing, ordered, places, config),
       labelOf: (index) => labelIndex(labels, ordered[places.find(index).item]!),
-      get: async (index, visit) => {
+      get: async (index, visit, into) => {
         const { item, which } = places.find(index);
         const chosen = ordered[item]!;
-        const task = clipTask(shape, chosen, which, index, visit);
+        const task = { ...clipTask(shape, chosen, which, index, visit), ...(into && { into }) };
         const made = await runner.decode(task);
         if ("problem" in made) {
           throw new SampleError(`${chosen.name} ${made.problem}`);
@@ -131,7 +131,7 @@ export async function openClips(
         const { captions } = chosen;
         return {
           id: `${chosen.name}@${made.first}-${made.last}`,
-          clip: made.clip,
+          clip: into ?? made.clip,
           label: labelIndex(labels, chosen),
           caption: captions.length > 1 ? captions[visit % captions.length]! : (captions[0] ?? ""),
           ...(made.audio ? { audio: made.audio } : {}),

@@ -69,8 +69,10 @@ export interface Dataset {
   /**
    * @param index 0 <= index < size
    * @param visit how often this index was drawn before (the epoch); random crops and spans differ by it
+   * @param into [T, H, W, 3] in memory that threads share: a set whose pixels are made in threads has
+   *   them written there, and gives it as the sample's clip; other sets need not heed it
    */
-  get(index: number, visit: number): Promise<Sample>;
+  get(index: number, visit: number, into?: Uint8Array): Promise<Sample>;
   close(): Promise<void>;
 }
 

@@ -33,13 +33,15 @@ export interface ClipTask {
   /** Damaged frames that may be given. */
   readonly missing: number;
   readonly sound?: { readonly samples: number; readonly rate: number };
+  /** Memory that threads share, where the pixels go; the clip given back is then empty. */
+  readonly into?: Uint8Array;
 }
 
 /** Numbers that come with the frames: [T, n] a name. */
 export type Signals = { readonly [name: string]: Float32Array };
 
 export interface DecodedClip {
-  /** [T, H, W, 3] */
+  /** [T, H, W, 3]; empty when the task said where it goes. */
   readonly clip: Uint8Array;
   readonly audio?: Float32Array;
   readonly signals?: Signals;
@@ -82,8 +84,14 @@ export function decodeClip(av: Av, task: ClipTask): DecodedClip {
   const which = Math.min(task.which, clipsOf(probe, rule, span) - 1);
   const { frames, start } = cutClip(probe, rule, which, task.chance, span);
   const size = pixels.height * pixels.width * 3;
-  const clip = new Uint8Array(frames.length * size);
-  const filler = new Filler(frames, size, clip);
+  const pixelsOut = task.into ?? new Uint8Array(frames.length * size);
+  if (pixelsOut.length !== frames.length * size) {
+    throw new RangeError(
+      `a clip of ${frames.length * size} bytes does not fit ${pixelsOut.length}`,
+    );
+  }
+  const filler = new Filler(frames, size, pixelsOut);
+  const clip = task.into ? new Uint8Array(0) : pixelsOut;
   const { sound, ...rest } = { sound: task.sound, clip, first: frames[0]!, last: frames.at(-1)! };
   switch (source.kind) {
     case "media":

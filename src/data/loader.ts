@@ -216,20 +216,29 @@ function checked(options: BatchOptions): Required<BatchOptions> {
   return { batch, seed, rank, world, parts, prefetch };
 }
 
+/** Decoding threads write their pixels to where they lie in the batch. */
 async function makeBatch(dataset: Dataset, draws: readonly Draw[]): Promise<Batch> {
-  const samples = await Promise.all(draws.map((draw) => drawSample(dataset, draw)));
-  return stack(samples);
+  const each = dataset.frames * dataset.height * dataset.width * 3;
+  const clips = new Uint8Array(new SharedArrayBuffer(draws.length * each));
+  const samples = await Promise.all(
+    draws.map((draw, i) => drawSample(dataset, draw, clips.subarray(i * each, (i + 1) * each))),
+  );
+  return stack(samples, clips);
 }
 
 /**
  * The sample of a draw. One that cannot be had is replaced by the next index that can, so a
  * vanished file changes one clip and not the order of all others.
  */
-export async function drawSample(dataset: Dataset, { index, visit }: Draw): Promise<Sample> {
+export async function drawSample(
+  dataset: Dataset,
+  { index, visit }: Draw,
+  into?: Uint8Array,
+): Promise<Sample> {
   let reason = "";
   for (let step = 0; step < dataset.size; step++) {
     try {
-      return await dataset.get((index + step) % dataset.size, visit);
+      return await dataset.get((index + step) % dataset.size, visit, into);
     } catch (error) {
       if (!(error instanceof SampleError)) {
         throw error;
@@ -244,11 +253,14 @@ export async function drawSample(dataset: Dataset, { index, visit }: Draw): Prom
   );
 }
 
-/** Put samples of one shape together. */
-export function stack(samples: readonly Sample[]): Batch {
+/**
+ * Put samples of one shape together.
+ * @param room [B, T, H, W, 3], where the clips may already lie
+ */
+export function stack(samples: readonly Sample[], room?: Uint8Array): Batch {
   const size = samples.length;
   const length = samples[0]?.clip.length ?? 0;
-  const clips = new Uint8Array(size * length);
+  const clips = room?.length === size * length ? room : new Uint8Array(size * length);
   const sounds = samples[0]?.audio?.length ?? 0;
   const audio = new Float32Array(size * sounds);
   for (const [i, sample] of samples.entries()) {
@@ -258,7 +270,10 @@ export function stack(samples: readonly Sample[]): Batch {
           `${sample.audio?.length ?? 0} sound values, ${samples[0]!.id} ${length} and ${sounds}`,
       );
     }
-    clips.set(sample.clip, i * length);
+    const { buffer, byteOffset } = sample.clip;
+    if (buffer !== clips.buffer || byteOffset !== clips.byteOffset + i * length) {
+      clips.set(sample.clip, i * length);
+    }
     if (sample.audio) {
       audio.set(sample.audio, i * sounds);
     }

@@ -198,16 +198,17 @@ export function mix(
     skipped: sources.flatMap(({ name, dataset }) =>
       (dataset.skipped ?? []).map(({ file, reason }) => ({ file: `${name}: ${file}`, reason })),
     ),
-    get: async (index, visit) => {
+    get: async (index, visit, into) => {
       const { source, nth } = plan.find(index, visit);
       const { name, dataset } = sources[source]!;
       const drawn = turns[source]!.at(nth);
-      const sample = await dataset.get(drawn.index, drawn.visit);
+      const whole = dataset.frames === frames;
+      const sample = await dataset.get(drawn.index, drawn.visit, whole ? into : undefined);
       return {
         ...sample,
         id: `${name}/${sample.id}`,
         label: labelled(dataset, sample.label),
-        clip: dataset.frames === frames ? sample.clip : still(sample, frames),
+        clip: whole ? sample.clip : still(sample, frames),
       };
     },
     close: async () => {

@@ -36,7 +36,7 @@ export function datasetOfStore(store: string, config: Experiment, split: Split):
     classes: info.classes,
     fingerprint,
     ...(sampling && { sampling }),
-    get: async (index, visit) => (await real()).get(index, visit),
+    get: async (index, visit, into) => (await real()).get(index, visit, into),
     close: async () => {
       await opened?.then((dataset) => dataset.close()).catch(() => undefined);
     },

@@ -233,7 +233,7 @@ function sliceOf(dataset: Dataset, first: number, end: number): Dataset {
     audioRate: dataset.audioRate,
     classes: dataset.classes,
     fingerprint: dataset.fingerprint,
-    get: (index, visit) => dataset.get(first + index, visit),
+    get: (index, visit, into) => dataset.get(first + index, visit, into),
     close: () => Promise.resolve(),
   };
 }

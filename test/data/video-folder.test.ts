@@ -330,6 +330,12 @@ describe("video-folder", () => {
       drawn.push(
         batches.map((b) => `${b.ids.join()} ${Buffer.from(b.clips).toString("base64")}`).join(),
       );
+      // The threads write to where a clip lies in its batch.
+      expect(batches[0]!.clips.buffer).toBeInstanceOf(SharedArrayBuffer);
+      const { clip } = await dataset.get(0, 0);
+      const room = new Uint8Array(new SharedArrayBuffer(clip.length));
+      expect((await dataset.get(0, 0, room)).clip).toBe(room);
+      expect(Buffer.compare(room, clip)).toBe(0);
       await dataset.close();
     }
     expect(drawn[1]).toBe(drawn[0]);
