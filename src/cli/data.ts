@@ -63,7 +63,7 @@ function addTokenize(data: Command): void {
     .command("tokenize")
     .description("encode a data set with a run's tokenizer into a store to train transformers from")
     .argument("<run>", "a run folder whose tokenizer has been trained")
-    .argument("[overrides...]", "a.b=c of the run's data set, or dataset=@name for another one")
+    .argument("[overrides...]", "a.b=c of the run's data set, or dataset=@name for another one; objective=@name names what will be trained")
     .requiredOption("--out <store>", "folder of the store")
     .option("--shard-clips <n>", "clips of a shard", integer(1), 4096)
     .option("--visits <n>", "passes over the training split, each with other crops", integer(1), 1)
@@ -77,11 +77,14 @@ function addTokenize(data: Command): void {
       `
 A shard that is there is not made again: the same command goes on after an interruption. With
 \`sbatch --array=0-7\` each task takes its eighth. Another tokenizer, other data or other options are
-refused: they are another store. Train from it with trainer.tokens.store=STORE.
+refused: they are another store. Train from it with trainer.tokens.store=STORE. When the run's
+objective (or the one given) has tasks, the tokens of the clips changed for them are kept too, and
+those of sound where it is used.
 
 Examples:
   tessera data tokenize results/ucf/<hash>-s0 --out tokens/ucf
-  tessera data tokenize RUN dataset.path=/data/UCF-101 --out tokens/ucf --visits 4 --processes 8`,
+  tessera data tokenize RUN dataset.path=/data/UCF-101 --out tokens/ucf --visits 4 --processes 8
+  tessera data tokenize RUN objective=@commit --out tokens/tasks`,
     )
     .action(tokenizeCommand);
 }
@@ -274,7 +277,7 @@ async function tokenizeCommand(
     import("../trainers/signals.ts"),
   ]);
   readRunConfig(dir); // says so when this is no run folder
-  const prefixed = overrides.map((text) => (/^[+~]?dataset\b/.test(text) ? text : text.replace(/^([+~]?)/, "$1dataset."))); // biome-ignore format: one call
+  const prefixed = overrides.map((text) => (/^[+~]?(dataset|objective)\b/.test(text) ? text : text.replace(/^([+~]?)/, "$1dataset."))); // biome-ignore format: one call
   const { config } = await loadExperiment(dir, prefixed);
   const device = { ...config.device, ...(options.threads !== undefined && { threads: options.threads }) }; // biome-ignore format: one value
   const run = await openRun(dir, {
@@ -294,6 +297,7 @@ async function tokenizeCommand(
         visits: options.visits,
         batch: options.batch,
         part: options.part ?? slurmPart() ?? { index: 0, count: 1 },
+        objective: config.objective,
         ...(options.clips !== undefined && { limit: options.clips }),
       },
       stop,

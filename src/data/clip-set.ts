@@ -87,14 +87,17 @@ export async function openClips(
   const runner = await makeRunner(config.workers);
   try {
     const rule = clipRule(config, split);
-    const known = listing.candidates.filter((one) => recall(lookKey(one, config))).length;
+    const looks = config.verify !== "drawn";
+    const known = looks
+      ? listing.candidates.filter((one) => recall(lookKey(one, config))).length
+      : listing.candidates.length;
     const { usable, skipped } = await lookInto(
       { ...config, where },
       listing,
       runner,
       (probe, { span }) => unfit(probe, rule, span),
     );
-    if (config.verify !== "drawn" && known < listing.candidates.length) {
+    if (known < listing.candidates.length) {
       updateIndex(config.index, indexKey, config, listing);
     }
     const mine = choose(options, listing, usable, split);
@@ -418,11 +421,17 @@ function fingerprint(
       identity,
     ]),
   );
+  let lines: string[] = [];
   for (const { name, size, modified, label, captions, span, source } of items) {
     const place = "span" in source ? (source.span ?? null) : null;
-    hash.update(
+    lines.push(
       `${JSON.stringify([name, size, modified, label ?? null, captions, span ?? null, place])}\n`,
     );
+    if (lines.length === 1000) {
+      hash.update(lines.join(""));
+      lines = [];
+    }
   }
+  hash.update(lines.join(""));
   return hash.digest("hex");
 }

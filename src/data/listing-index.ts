@@ -9,7 +9,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { canonicalJson } from "../config/hash.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
-import { type Candidate, type Listing, statOf } from "./listing.ts";
+import { type Candidate, type Listing, type Split, statOf } from "./listing.ts";
 import { type LookOptions, lookKey, recall, remember } from "./look.ts";
 import type { Probed } from "./probe.ts";
 import { warnOnce } from "./warnings.ts";
@@ -85,25 +85,57 @@ function readIndex(
   options: Pick<LookOptions, "verify" | "missing_frames">,
 ): { head: Head; candidates: Candidate[] } | undefined {
   try {
-    const [first, ...lines] = readFileSync(path, "utf8").trimEnd().split("\n");
-    const head = JSON.parse(first!) as Head;
-    if (head.format !== FORMAT || lines.length !== head.count) {
-      throw new Error("another format, or a part of a file");
+    const lines = linesOf(readFileSync(path));
+    const head = JSON.parse(lines.next().value ?? "") as Head;
+    if (head.format !== FORMAT) {
+      throw new Error("another format");
     }
-    const candidates = lines.map((line) => {
+    const known = new Map<string, string>();
+    const candidates: Candidate[] = [];
+    for (const line of lines) {
       const { probed, ...candidate } = JSON.parse(line) as Line;
-      const full = { ...candidate, label: candidate.label, split: candidate.split };
+      const { source, label, split } = candidate;
+      const full = { ...candidate, source: shared(source, known), label: label && once(label, known), split: split && (once(split, known) as Split) }; // biome-ignore format: one value
       if (probed) {
         const times = "times" in probed ? { times: Float64Array.from(probed.times!) } : {};
         remember(lookKey(full, options), { ...probed, ...times });
       }
-      return full;
-    });
+      candidates.push(full);
+    }
+    if (candidates.length !== head.count) {
+      throw new Error("a part of a file");
+    }
     return { head, candidates };
   } catch {
     warnOnce(`${path} cannot be read and is written anew`);
     return undefined;
   }
+}
+
+/** Lines of UTF-8, one string each: all together may be longer than a string can be. */
+function* linesOf(bytes: Buffer): Generator<string, undefined> {
+  for (let from = 0; from < bytes.length; ) {
+    const end = bytes.indexOf(10, from);
+    const to = end < 0 ? bytes.length : end;
+    yield bytes.toString("utf8", from, to);
+    from = to + 1;
+  }
+  return undefined;
+}
+
+/** One string for all that are equal: a million items lie in few archives and classes. */
+function once(text: string, known: Map<string, string>): string {
+  const there = known.get(text);
+  if (there === undefined) {
+    known.set(text, text);
+  }
+  return there ?? text;
+}
+
+function shared(source: Candidate["source"], known: Map<string, string>): Candidate["source"] {
+  return source.kind !== "pictures" && ("span" in source || "offset" in source)
+    ? { ...source, file: once(source.file, known) }
+    : source;
 }
 
 function writeIndex(
@@ -119,10 +151,17 @@ function writeIndex(
     watched: watched.slice(0, MOST_WATCHED).map((folder) => [folder, timeOf(folder)]),
     ...rest,
   };
-  const lines = candidates.map((candidate) => {
+  const chunks: Buffer[] = [];
+  let lines = [JSON.stringify(head)];
+  for (const candidate of candidates) {
     const probed = recall(lookKey(candidate, options));
     const plain = probed && "times" in probed ? { ...probed, times: [...probed.times!] } : probed;
-    return JSON.stringify({ ...candidate, ...(plain && { probed: plain }) });
-  });
-  writeFileAtomic(path, `${[JSON.stringify(head), ...lines].join("\n")}\n`);
+    lines.push(JSON.stringify({ ...candidate, ...(plain && { probed: plain }) }));
+    if (lines.length >= 10_000) {
+      chunks.push(Buffer.from(`${lines.join("\n")}\n`));
+      lines = [];
+    }
+  }
+  chunks.push(Buffer.from(lines.map((line) => `${line}\n`).join("")));
+  writeFileAtomic(path, Buffer.concat(chunks));
 }

@@ -11,7 +11,7 @@ import type { ClipVariant } from "../objectives/tasks.ts";
 import { applyVariant, layoutOf } from "../objectives/variants.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { RunContext } from "./context.ts";
-import { cacheTokens, readTokens, type TokenCache, tokensPath } from "./tokens.ts";
+import { cacheTokens, readTokens, rowOf, type TokenCache, tokensPath } from "./tokens.ts";
 
 /** The changes of clips that a mixture needs the tokens of. */
 export function variantNames(tasks: TaskMixture | undefined): ClipVariant[] {
@@ -63,7 +63,7 @@ export function conditionBatch(
     const variant = mixture.variants[tasks[i]!];
     const cache = variant && caches.get(variant);
     if (cache) {
-      ids.set(cache.ids.subarray(row * length, (row + 1) * length), i * length);
+      ids.set(rowOf(cache, row), i * length);
     }
   }
   return { tasks, ids };

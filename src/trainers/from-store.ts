@@ -3,19 +3,29 @@
  * store, so no tokenizer is trained and no video is opened until an evaluation asks for clips.
  */
 
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { openDataset } from "../data/registry.ts";
 import { readStoreInfo } from "../data/token-store/format.ts";
 import { TokenStore } from "../data/token-store/reader.ts";
+import { clipChanges } from "../objectives/changes.ts";
+import { usesAudio } from "../objectives/multimodal/objective.ts";
+import { vocabularyOf } from "../objectives/multimodal/words.ts";
+import type { ObjectiveConfig } from "../objectives/registry.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
 import type { HostTensor } from "../runtime/tensors.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { latestCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import type { RunContext, Split } from "./context.ts";
 import type { Experiment } from "./experiment.ts";
 import { checkpointDir } from "./loop.ts";
+import { audioPath, type Modalities, readsText, wordsPath } from "./modalities.ts";
 import { getVariable } from "./packing.ts";
-import { loadStoreTokenizer } from "./tokenize.ts";
-import type { TokenCache } from "./tokens.ts";
+import { loadStoreTokenizer, soundPath } from "./tokenize.ts";
+import { readTokens, type TokenCache, tokensPath } from "./tokens.ts";
+import type { TokenSource } from "./transformer-stage.ts";
 
 /**
  * A split as a store knows it. Sizes, classes and fingerprint are the store's; the clips' own files
@@ -32,7 +42,7 @@ export function datasetOfStore(store: string, config: Experiment, split: Split):
     size: Math.max(1, Math.floor(clips / visits)),
     ...info.tokenizer.clip,
     fps: info.fps,
-    audioRate: 0,
+    audioRate: info.audio_rate ?? 0,
     classes: info.classes,
     fingerprint,
     ...(sampling && { sampling }),
@@ -73,8 +83,8 @@ export async function takeTokenizer(
 }
 
 /** A split of a store as the transformer's stage reads it. */
-export function cacheOfStore(path: string, split: Split): TokenCache {
-  const store = new TokenStore(path, split);
+export function cacheOfStore(path: string, split: Split, companion?: string): TokenCache {
+  const store = new TokenStore(path, split, { ...(companion !== undefined && { companion }) });
   let all: Uint16Array | undefined;
   return {
     size: store.size,
@@ -85,6 +95,88 @@ export function cacheOfStore(path: string, split: Split): TokenCache {
     get ids() {
       all ??= Uint16Array.from(store.rows(Array.from({ length: store.size }, (_, i) => i)));
       return all;
+    },
+  };
+}
+
+/**
+ * Give the run what its objective needs besides ids: the words of the store's captions, and the
+ * tokenizer of its sound.
+ * @throws UserError when the store's sound was tokenized otherwise
+ */
+export function takeModalities(
+  run: Pick<RunContext, "dir">,
+  path: string,
+  config: ObjectiveConfig | undefined,
+): void {
+  mkdirSync(join(run.dir, "modalities"), { recursive: true });
+  if (readsText(config)) {
+    const words = vocabularyOf(captionsOfStore(path, "train"));
+    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
+  }
+  if (config?.type === "multimodal" && usesAudio(config)) {
+    const { window, levels, codes } = config.audio;
+    const made = readStoreInfo(path).companions?.["audio"]?.made;
+    for (const [option, value] of Object.entries({ window, levels, codes })) {
+      if (made && made[option] !== value) {
+        throw new UserError(
+          `${path} tokenized sound with ${option} ${String(made[option])}, and objective.audio.${option} is ${value}`,
+          "Use the store's value, or make a store with this objective.",
+        );
+      }
+    }
+    if (made) {
+      writeFileAtomic(audioPath(run.dir), readFileSync(soundPath(path)));
+    }
+  }
+}
+
+function captionsOfStore(path: string, split: Split): readonly string[] {
+  const store = new TokenStore(path, split);
+  const { captions } = store.texts();
+  store.close();
+  return captions;
+}
+
+/**
+ * What a split of a store gives an objective.
+ * @throws UserError when the store lacks tokens that its tasks need
+ */
+export function sourceOfStore(
+  runDir: string,
+  path: string,
+  split: Split,
+  config: ObjectiveConfig | undefined,
+  modalities: Modalities,
+): TokenSource {
+  const { names, conditionFrames } = clipChanges(config);
+  const { companions } = readStoreInfo(path);
+  for (const name of names) {
+    const given = companions?.[name]?.made["condition_frames"];
+    if (given !== undefined && given !== conditionFrames) {
+      throw new UserError(
+        `${path} holds tokens of clips with ${String(given)} given frames, and objective.condition_frames is ${conditionFrames}`,
+        "Use the store's value, or make a store with this objective.",
+      );
+    }
+  }
+  const tokens = cacheOfStore(path, split);
+  // Small clips of super-resolution are cached from the data set, once each.
+  const smallPath = tokensPath(runDir, split, "low");
+  const low = existsSync(smallPath) ? readTokens(smallPath) : undefined;
+  if (low && low.size !== tokens.size) {
+    throw new UserError(
+      `${path} holds ${tokens.size} clips of the ${split} split, and super-resolution has ${low.size} small ones`,
+      "Train super-resolution from a store of all clips and one visit, or from the data set.",
+    );
+  }
+  return {
+    tokens,
+    conditions: new Map(names.map((name) => [name, cacheOfStore(path, split, name)])),
+    modalities: {
+      ...(low && { low }),
+      ...(modalities.text && { captions: captionsOfStore(path, split) }),
+      ...(modalities.audio && { audio: cacheOfStore(path, split, "audio") }),
     },
   };
 }

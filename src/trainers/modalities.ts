@@ -33,6 +33,7 @@ import {
   cacheTokens,
   captionsOf,
   readTokens,
+  rowOf,
   tokenBatch,
   type TokenCache,
   tokensPath,
@@ -55,8 +56,8 @@ export interface ModalityCaches {
   readonly low?: TokenCache;
 }
 
-const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
-const audioPath = (dir: string): string => join(dir, "modalities", "audio.safetensors");
+export const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
+export const audioPath = (dir: string): string => join(dir, "modalities", "audio.safetensors");
 
 /**
  * Make what is not there yet. The clips' tokens must be cached.
@@ -86,7 +87,8 @@ export async function prepareModalities(
   mkdirSync(join(run.dir, "modalities"), { recursive: true });
   const train = splits.find(({ dataset }) => dataset.split === "train")!;
   if (!existsSync(audioPath(run.dir))) {
-    await fitAudio(run, config, train.dataset, Math.min(train.clips, config.audio.fit_clips));
+    const file = await fitAudio(run.seed, config, train.dataset, train.clips);
+    writeFileAtomic(audioPath(run.dir), file);
   }
   const { audio } = openModalities(run.dir, config);
   for (const { dataset, clips } of splits) {
@@ -111,7 +113,7 @@ export async function prepareModalities(
 }
 
 /** Whether an objective reads captions. */
-function readsText(config: ObjectiveConfig | undefined): boolean {
+export function readsText(config: ObjectiveConfig | undefined): boolean {
   return (
     (config?.type === "multimodal" && usesText(config)) ||
     (config?.type === "super-resolution" && config.text_length > 0)
@@ -150,12 +152,16 @@ export async function cacheSmallClips(
   await cacheTokens(run, low, small, { ...options, variant }, onProgress);
 }
 
-async function fitAudio(
-  run: Pick<RunContext, "dir" | "seed">,
+/**
+ * Fit the audio tokenizer to a set's first clips: the file of its codebooks.
+ * @param clips that may be used; `fit_clips` of them are
+ */
+export async function fitAudio(
+  seed: number,
   { audio: options }: MultimodalConfig,
   dataset: Dataset,
   clips: number,
-): Promise<void> {
+): Promise<Uint8Array> {
   if (dataset.audioRate === 0) {
     throw new UserError(
       "the task mixture has tasks with sound, but the data set has none",
@@ -163,21 +169,28 @@ async function fitAudio(
     );
   }
   const waves: Float32Array[] = [];
-  for await (const batch of onePass(dataset, { batch: 16 }, clips)) {
+  const used = Math.min(clips, options.fit_clips);
+  for await (const batch of onePass(dataset, { batch: 16 }, used)) {
     const samples = batch.audio!.length / batch.size;
     for (let i = 0; i < batch.size; i++) {
       waves.push(batch.audio!.slice(i * samples, (i + 1) * samples));
     }
   }
   const { window, levels, codes } = options;
-  const books = fitSpectral(waves, options, run.seed);
-  const file = encodeSafetensors({
+  const books = fitSpectral(waves, options, seed);
+  return encodeSafetensors({
     tensors: new Map([
       ["codebooks", { dtype: "float32", shape: [levels, codes, window / 2 + 1], data: books }],
     ]),
     metadata: { samples: String(waves[0]!.length), rate: String(dataset.audioRate) },
   });
-  writeFileAtomic(audioPath(run.dir), file);
+}
+
+/** The audio tokenizer of a file that `fitAudio` made. */
+export function loadAudio(file: Uint8Array, { audio }: MultimodalConfig): AudioTokenizer {
+  const { tensors, metadata } = decodeSafetensors(file);
+  const books = tensors.get("codebooks")!.data as Float32Array;
+  return spectralTokenizer(books, audio, Number(metadata["samples"]));
 }
 
 /** The tokenizers of a run that was prepared. */
@@ -188,9 +201,7 @@ export function openModalities(dir: string, config: ObjectiveConfig | undefined)
   if (config?.type !== "multimodal" || !usesAudio(config)) {
     return words ? { text: wordTokenizer(words) } : {};
   }
-  const { tensors, metadata } = decodeSafetensors(readFileSync(audioPath(dir)));
-  const books = tensors.get("codebooks")!.data as Float32Array;
-  const audio = spectralTokenizer(books, config.audio, Number(metadata["samples"]));
+  const audio = loadAudio(readFileSync(audioPath(dir)), config);
   return { audio, ...(words && { text: wordTokenizer(words) }) };
 }
 
@@ -218,7 +229,7 @@ export function modalityBatch(
       texts.set(text.encode(captions[row]!, limit), i * limit);
     }
     if (audio) {
-      sound.set(audio.ids.subarray(row * audio.length, (row + 1) * audio.length), i * audio.length);
+      sound.set(rowOf(audio, row), i * audio.length);
     }
   }
   return {

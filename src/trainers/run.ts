@@ -22,7 +22,7 @@ import { cacheConditions } from "./conditions.ts";
 import { meet, type RunContext, type Split, type Status, writeStatus } from "./context.ts";
 import { evaluateAll, type Networks, type Scores } from "./evaluation.ts";
 import type { Experiment } from "./experiment.ts";
-import { takeTokenizer } from "./from-store.ts";
+import { takeModalities, takeTokenizer } from "./from-store.ts";
 import { follow } from "./follow.ts";
 import { lockFolder } from "./lock.ts";
 import { writeMetricsParquet } from "./logging/metrics.ts";
@@ -222,19 +222,17 @@ async function runStages(
     const note = (what: string, done: number, total: number): void =>
       run.progress.note(`${what}: ${done}/${total}`);
     let before = 0;
-    if (store !== null && "tasks" in config.objective && config.objective.tasks.length > 0) {
-      throw new UserError(
-        "trainer.tokens.store holds whole clips' tokens; tasks need tokens of changed clips too",
-        "Train objectives with tasks from the data set.",
-      );
-    }
     for (const { dataset, clips } of store === null ? cached : []) {
       await cacheTokens(run, tokenizer, dataset, { batch, clips }, (done) =>
         run.progress.update(before + done, dataset.split),
       );
       before += clips;
     }
-    await prepareModalities(run, config.objective, cached, note);
+    if (store === null) {
+      await prepareModalities(run, config.objective, cached, note);
+    } else {
+      takeModalities(run, store, config.objective);
+    }
     const modalities = openModalities(run.dir, config.objective);
     const built = makeObjective(config, tokenizer, train, modalities)!;
     for (const { dataset, clips } of cached) {
@@ -242,7 +240,7 @@ async function runStages(
         await cacheSmallClips(run, built, dataset, { batch, clips }, (done) =>
           note(`${dataset.split} small clips`, done, clips),
         );
-      } else if (built.tasks) {
+      } else if (built.tasks && store === null) {
         await cacheConditions(
           run,
           tokenizer,

@@ -7,7 +7,7 @@ import type { Objective } from "../objectives/objective.ts";
 import { readConditions } from "./conditions.ts";
 import type { RunContext, Split } from "./context.ts";
 import type { Experiment } from "./experiment.ts";
-import { cacheOfStore, datasetOfStore } from "./from-store.ts";
+import { datasetOfStore, sourceOfStore } from "./from-store.ts";
 import { type openModalities, readModalities } from "./modalities.ts";
 import { setVariable } from "./packing.ts";
 import type { Task } from "./step.ts";
@@ -36,16 +36,20 @@ export function openOnce(
 /** The training of a transformer on the tokens that a run has cached. */
 export function transformerStage(
   run: RunContext,
-  { trainer, seed }: Experiment,
+  config: Experiment,
   objective: Objective,
   modalities: ReturnType<typeof openModalities>,
 ): Task {
+  const { trainer, seed } = config;
   const { store } = trainer.tokens;
-  const source = (split: Split): TokenSource => ({
-    tokens: store === null ? readTokens(tokensPath(run.dir, split)) : cacheOfStore(store, split),
-    conditions: readConditions(run.dir, split, objective.tasks),
-    modalities: readModalities(run.dir, split, modalities),
-  });
+  const source = (split: Split): TokenSource =>
+    store === null
+      ? {
+          tokens: readTokens(tokensPath(run.dir, split)),
+          conditions: readConditions(run.dir, split, objective.tasks),
+          modalities: readModalities(run.dir, split, modalities),
+        }
+      : sourceOfStore(run.dir, store, split, config.objective, modalities);
   const tokens = { train: source("train"), validation: source("validation") };
   if (isDiffusion(objective)) {
     const { mean, deviation } = latentStatistics(tokens.train.tokens, objective.width);

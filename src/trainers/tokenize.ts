@@ -7,14 +7,14 @@
 
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { UserError } from "../config/errors.ts";
 import { canonicalJson } from "../config/hash.ts";
 import type { Dataset } from "../data/dataset.ts";
-import { stack } from "../data/loader.ts";
-import { drawSample } from "../data/loader.ts";
+import { type Batch, drawSample, stack } from "../data/loader.ts";
 import { bitsFor } from "../data/token-store/bits.ts";
 import {
+  type Companion,
   FORMAT,
   placesPath,
   readStoreInfo,
@@ -25,16 +25,24 @@ import {
   writeShard,
 } from "../data/token-store/format.ts";
 import type { Scope } from "../models/scope.ts";
+import { clipChanges } from "../objectives/changes.ts";
+import { usesAudio } from "../objectives/multimodal/objective.ts";
+import type { ObjectiveConfig } from "../objectives/registry.ts";
+import { applyVariant, layoutOf } from "../objectives/variants.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
 import { type HostTensor, sizeOf, uint8 } from "../runtime/tensors.ts";
 import { hostIds } from "../tokenizers/host.ts";
+import type { AudioTokenizer } from "../tokenizers/spectral-audio.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Experiment } from "./experiment.ts";
+import { audioPath, fitAudio, loadAudio } from "./modalities.ts";
 import type { OpenedRun } from "./open-run.ts";
 import { getVariable, setVariable, valuesOf } from "./packing.ts";
 import type { StopRequest } from "./signals.ts";
 import { turn } from "./signals.ts";
+import { soundInput } from "./tokenizer-stage.ts";
+import { changed } from "./tokens.ts";
 
 export interface TokenizeOptions {
   readonly store: string;
@@ -48,6 +56,15 @@ export interface TokenizeOptions {
   readonly part: { readonly index: number; readonly count: number };
   /** Clips of each split at most; undefined: all. */
   readonly limit?: number;
+  /** What is to be trained from the store: tokens that its tasks need stand beside the clips'. */
+  readonly objective?: ObjectiveConfig | undefined;
+}
+
+/** Ids of a batch that stand beside the clips' own, [size, length]. */
+interface Beside {
+  readonly name: string;
+  readonly of: Companion;
+  encode(batch: Batch): Promise<ArrayLike<number>>;
 }
 
 /** Names a tokenizer by what it is: config, clip shape and weights. */
@@ -89,9 +106,11 @@ export async function tokenize(
     validation: await run.dataset("validation"),
   };
   const weights = await tokenizerWeights(run.tokenizer.scope);
-  const info = describeStore(run, datasets, weights, options);
-  openStore(options.store, info, weights);
-  const encode = hostIds(run.device, run.tokenizer, "store-encode");
+  const encode = encoderOf(run, options.batch);
+  const sound = await soundOf(run, options, datasets.train);
+  const beside = besides(run.tokenizer, options.objective, encode, sound);
+  const info = describeStore(run, datasets, weights, options, beside);
+  openStore(options.store, info, weights, sound);
   let whole = true;
   for (const split of ["train", "validation"] as const) {
     const count = shardCount(info, split);
@@ -106,7 +125,8 @@ export async function tokenize(
         continue;
       }
       stop.check();
-      await encodeShard(encode, run.tokenizer, datasets[split], info, split, shard, path, options.batch, stop); // biome-ignore format: one call
+      const work = { store: options.store, info, split, shard, batch: options.batch };
+      await encodeShard(encode, beside, datasets[split], work, stop);
       onProgress(split, shard + 1, count);
     }
   }
@@ -118,6 +138,7 @@ function describeStore(
   datasets: { readonly [split in StoreSplit]: Dataset },
   weights: Uint8Array,
   { shardClips, visits, limit }: TokenizeOptions,
+  beside: readonly Beside[],
 ): StoreInfo {
   const { grid, factors, clip } = run.tokenizer;
   const describe = (dataset: Dataset, passes: number) => ({
@@ -139,6 +160,10 @@ function describeStore(
     shard_clips: shardClips,
     classes: datasets.train.classes,
     fps: datasets.train.fps,
+    ...(datasets.train.audioRate > 0 && { audio_rate: datasets.train.audioRate }),
+    ...(beside.length > 0 && {
+      companions: Object.fromEntries(beside.map(({ name, of }) => [name, of])),
+    }),
     splits: {
       train: describe(datasets.train, visits),
       validation: describe(datasets.validation, 1),
@@ -147,7 +172,12 @@ function describeStore(
 }
 
 /** Begin a store, or make sure that the one that is there is of the same tokenizer and data. */
-function openStore(store: string, info: StoreInfo, weights: Uint8Array): void {
+function openStore(
+  store: string,
+  info: StoreInfo,
+  weights: Uint8Array,
+  sound: Sound | undefined,
+): void {
   const path = join(store, "store.json");
   const text = `${JSON.stringify(info, null, 2)}\n`;
   if (existsSync(path)) {
@@ -168,28 +198,127 @@ function openStore(store: string, info: StoreInfo, weights: Uint8Array): void {
   }
   mkdirSync(store, { recursive: true });
   writeFileAtomic(join(store, "tokenizer.safetensors"), weights);
+  if (sound) {
+    writeFileAtomic(soundPath(store), sound.file);
+  }
   writeFileAtomic(path, text);
 }
 
-async function encodeShard(
-  encode: ReturnType<typeof hostIds>,
+/** Ids of some clips, at most `batch`. */
+type Encode = (batch: Batch) => Promise<Int32Array>;
+
+function encoderOf({ device, tokenizer }: OpenedRun, batch: number): Encode {
+  const encode = hostIds(device, tokenizer, "store-encode");
+  const { clip, modality, grid, factors } = tokenizer;
+  const shape = [clip.frames, clip.height, clip.width, 3];
+  const length = sizeOf(grid) * factors.length;
+  return async (made) => {
+    // A last, smaller batch is filled up with zeros: one shape, one compiled graph.
+    const pixels = new Uint8Array(modality === "audio" ? 0 : batch * sizeOf(shape));
+    if (modality !== "audio") {
+      pixels.set(made.clips);
+    }
+    const input =
+      modality === "audio"
+        ? soundInput(made.audio, clip.samples ?? 0, batch)
+        : uint8([batch, ...shape], pixels);
+    const { data } = await encode(input);
+    return (data as Int32Array).subarray(0, made.size * length);
+  };
+}
+
+/** The tokenizer of the clips' sound, and its file. */
+interface Sound {
+  readonly file: Uint8Array;
+  readonly audio: AudioTokenizer;
+  readonly made: Companion["made"];
+}
+
+/** Where a store keeps the codebooks of its sound. */
+export const soundPath = (store: string): string => join(store, "audio.safetensors");
+
+/** The sound's tokenizer that an objective needs: the store's, the run's own, or a fitted one. */
+async function soundOf(
+  run: OpenedRun,
+  { store, objective, limit }: TokenizeOptions,
+  train: Dataset,
+): Promise<Sound | undefined> {
+  if (objective?.type !== "multimodal" || !usesAudio(objective)) {
+    return undefined;
+  }
+  const there = [soundPath(store), audioPath(run.dir)].find((path) => existsSync(path));
+  const clips = Math.min(limit ?? Number.POSITIVE_INFINITY, train.size);
+  const file = there
+    ? readFileSync(there)
+    : await fitAudio(run.config.seed, objective, train, clips);
+  const { window, levels, codes } = objective.audio;
+  const made = { window, levels, codes, rate: train.audioRate };
+  return { file, audio: loadAudio(file, objective), made };
+}
+
+/** What stands beside the clips' ids. */
+function besides(
   tokenizer: Tokenizer,
+  objective: ObjectiveConfig | undefined,
+  encode: Encode,
+  sound: Sound | undefined,
+): Beside[] {
+  const { names, conditionFrames } = clipChanges(objective);
+  const layout = layoutOf(tokenizer, conditionFrames);
+  const { grid, factors } = tokenizer;
+  const own = { bits: Math.max(...factors.map(bitsFor)), length: sizeOf(grid) * factors.length };
+  const changes = names.map((name): Beside => {
+    const frames = name === "FP" || name === "CFP" ? { condition_frames: conditionFrames } : {};
+    return {
+      name,
+      of: { ...own, made: { change: name, ...frames } },
+      encode: (batch) => encode(changed(batch, (clip) => applyVariant(name, clip, layout))),
+    };
+  });
+  if (!sound) {
+    return changes;
+  }
+  const { audio, made } = sound;
+  const length = audio.frames * audio.levels;
+  const heard = (batch: Batch): Promise<Int32Array> => {
+    const ids = new Int32Array(batch.size * length);
+    for (let i = 0; i < batch.size; i++) {
+      const wave = batch.audio!.subarray(i * audio.samples, (i + 1) * audio.samples);
+      ids.set(audio.encode(wave), i * length);
+    }
+    return Promise.resolve(ids);
+  };
+  const of = { bits: bitsFor(audio.codes), length, made };
+  return [...changes, { name: "audio", of, encode: heard }];
+}
+
+/** One shard to make. */
+interface Work {
+  readonly store: string;
+  readonly info: StoreInfo;
+  readonly split: StoreSplit;
+  readonly shard: number;
+  /** Clips at a time. */
+  readonly batch: number;
+}
+
+async function encodeShard(
+  encode: Encode,
+  beside: readonly Beside[],
   dataset: Dataset,
-  info: StoreInfo,
-  split: StoreSplit,
-  shard: number,
-  path: string,
-  batch: number,
+  { store, info, split, shard, batch }: Work,
   stop: StopRequest,
 ): Promise<void> {
   const first = shard * info.shard_clips;
   const size = Math.min(info.shard_clips, info.splits[split].clips - first);
-  const ids = new Int32Array(size * info.length);
+  const parts: Beside[] = [
+    ...beside,
+    { name: "", of: { bits: info.bits, length: info.length, made: {} }, encode },
+  ];
+  const ids = parts.map(({ of }) => new Int32Array(size * of.length));
   const labels = new Int32Array(size);
   const clips: string[] = [];
   const captions: string[] = [];
-  const { frames, height, width } = tokenizer.clip;
-  const shape = [frames, height, width, 3];
   const load = (from: number) =>
     Promise.all(
       Array.from({ length: Math.min(batch, size - from) }, (_, i) => {
@@ -206,19 +335,22 @@ async function encodeShard(
       next.catch(() => undefined);
     }
     const made = stack(samples);
-    // A last, smaller batch is filled up with zeros: one shape, one compiled graph.
-    const pixels = new Uint8Array(batch * sizeOf(shape));
-    pixels.set(made.clips);
-    const out = await encode(uint8([batch, ...shape], pixels));
-    const values = out.data as Int32Array;
-    ids.set(values.subarray(0, made.size * info.length), from * info.length);
+    for (const [k, part] of parts.entries()) {
+      ids[k]!.set(await part.encode(made), from * part.of.length);
+    }
     labels.set(made.labels, from);
     clips.push(...made.ids);
     captions.push(...made.captions);
     await turn();
     stop.check();
   }
-  writeShard(path, info, { size, ids, labels, clips, captions });
+  // The clips' own last: where they are, the others are too.
+  for (const [k, { name, of }] of parts.entries()) {
+    const path = shardPath(store, split, shard, name === "" ? undefined : name);
+    mkdirSync(dirname(path), { recursive: true });
+    const texts = name === "" ? { clips, captions } : { clips, captions: clips.map(() => "") };
+    writeShard(path, info, { size, ids: ids[k]!, labels, ...texts }, of);
+  }
 }
 
 /**

@@ -59,6 +59,13 @@ interface Rows extends TokenCache {
   readonly captions: readonly string[];
 }
 
+/** The ids of one row. */
+export function rowOf(cache: TokenCache, row: number): ArrayLike<number> {
+  return cache.rows
+    ? cache.rows(Uint32Array.of(row))
+    : cache.ids.subarray(row * cache.length, (row + 1) * cache.length);
+}
+
 /** The batch of some rows. */
 export function tokenBatch(cache: TokenCache, rows: Uint32Array): TokenBatch {
   const labels = Int32Array.from(rows, (row) => cache.labels[row]!);
@@ -211,7 +218,7 @@ async function encodeBatch(
 }
 
 /** A batch whose clips are changed one by one. */
-function changed(batch: Batch, apply: (clip: Uint8Array) => Uint8Array): Batch {
+export function changed(batch: Batch, apply: (clip: Uint8Array) => Uint8Array): Batch {
   const clips = new Uint8Array(batch.clips.length);
   const length = batch.clips.length / batch.size;
   for (let i = 0; i < batch.size; i++) {

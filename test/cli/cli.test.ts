@@ -238,6 +238,31 @@ describe("a run", () => {
     expect(tessera("decompress", folder(), coded, "--out", join(dir, "x.xyz")).status).toBe(2);
   });
 
+  it("keeps its tokens: one process, two, and the tasks of a Slurm array make the same store", () => {
+    const make = (out: string, environment: NodeJS.ProcessEnv = {}, ...options: string[]) => {
+      const args = ["data", "tokenize", folder(), "--out", out, "--shard-clips", "16", ...options];
+      const env = { ...process.env, ...environment, NO_COLOR: "1" };
+      const made = spawnSync(process.execPath, [program, ...args], { cwd: dir, encoding: "utf8", env }); // biome-ignore format: one call
+      expect(made.stderr).not.toContain("rror");
+      expect(made.status).toBe(0);
+      return made.stdout;
+    };
+    const files = (store: string): string[][] =>
+      readdirSync(join(dir, store), { recursive: true, encoding: "utf8" })
+        .filter((name) => /\.\w+$/.test(name))
+        .sort()
+        .map((name) => [name, readFileSync(join(dir, store, name)).toString("base64")]);
+    expect(make("one")).toContain("one is complete");
+    expect(files("one").length).toBe(2 + 2 * (3 + 2));
+    make("two", {}, "--processes", "2");
+    expect(files("two")).toEqual(files("one"));
+    const task = (id: string) => ({ SLURM_ARRAY_TASK_ID: id, SLURM_ARRAY_TASK_MIN: "4", SLURM_ARRAY_TASK_COUNT: "2" }); // biome-ignore format: one value
+    expect(make("array", task("5"))).toContain("this part of array is complete");
+    expect(files("array")).not.toEqual(files("one"));
+    expect(make("array", task("4"))).toContain("array is complete");
+    expect(files("array")).toEqual(files("one"));
+  });
+
   it("puts runs into a rate-distortion chart", () => {
     const page = join(dir, "rates.html");
     const { status, stdout } = tessera("rd", folder(), folder(), "--out", page);

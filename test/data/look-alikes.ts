@@ -370,7 +370,17 @@ export function movingMnistTest(root: string, sequences = 6, frames = 4, side = 
 
 /** A mono 16-bit wav file of a sine. */
 export function sine(hertz: number, seconds: number, rate: number): Buffer {
-  const samples = Math.round(seconds * rate);
+  const length = Math.round(seconds * rate);
+  const angle = (2 * Math.PI * hertz) / rate;
+  return wav(
+    Float32Array.from({ length }, (_, i) => (20_000 / 32_767) * Math.sin(angle * i)),
+    rate,
+  );
+}
+
+/** A mono 16-bit wav file of values in [-1, 1]. */
+export function wav(wave: Float32Array, rate: number): Buffer {
+  const samples = wave.length;
   const out = Buffer.alloc(44 + 2 * samples);
   out.write("RIFF", 0);
   out.writeUInt32LE(36 + 2 * samples, 4);
@@ -385,7 +395,7 @@ export function sine(hertz: number, seconds: number, rate: number): Buffer {
   out.write("data", 36);
   out.writeUInt32LE(2 * samples, 40);
   for (let i = 0; i < samples; i++) {
-    out.writeInt16LE(Math.round(20_000 * Math.sin((2 * Math.PI * hertz * i) / rate)), 44 + 2 * i);
+    out.writeInt16LE(Math.round(32_767 * wave[i]!), 44 + 2 * i);
   }
   return out;
 }

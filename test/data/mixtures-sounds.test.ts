@@ -1,5 +1,6 @@
 /** @file Mixtures, sounds and Moving MNIST. */
 
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -139,6 +140,11 @@ describe("mixture", () => {
   });
 });
 
+const tool = spawnSync("ffmpeg", ["-version"]).status === 0;
+if (!tool) {
+  process.stdout.write("flac, mp3 and ogg are not tested: there is no ffmpeg tool (apt-get install ffmpeg)\n"); // biome-ignore format: one call
+}
+
 describe("few-shot episodes", () => {
   test("ways, shots and queries of held-out classes, the same for a seed", async () => {
     await write.miniImagenet(join(root.path, "mini"));
@@ -199,6 +205,49 @@ describe("sounds", () => {
     expect(() => melPicture(new Float32Array(0), 8000, 8, 4)).not.toThrow();
   });
 });
+
+test.skipIf(!tool)(
+  "flac, mp3 and ogg sound as the wav that they were made of, at the same places",
+  async () => {
+    const path = join(root.path, "coded");
+    mkdirSync(path);
+    // A chirp: no two places sound alike.
+    const wave = Float32Array.from({ length: 32_000 }, (_, i) => 0.5 * Math.sin(0.02 * i + 2e-6 * i * i)); // biome-ignore format: one call
+    writeFileSync(join(path, "a.wav"), write.wav(wave, 16_000));
+    for (const name of ["a.flac", "a.mp3", "a.ogg"]) {
+      execFileSync("ffmpeg", ["-v", "error", "-i", join(path, "a.wav"), join(path, name)]); // biome-ignore format: one call
+    }
+    for (const sampling of ["start", "centre"]) {
+      const config = { type: "sounds", workers: 0, path, seconds: 0.25, sampling, validation_fraction: 0.5 }; // biome-ignore format: one value
+      const heard = new Map<string, Float32Array>();
+      for (const split of ["validation", "train"] as const) {
+        const set = await sounds.open(Value.Default(sounds.schema, config) as sounds.SoundsConfig, split, 0); // biome-ignore format: one call
+        for (let i = 0; i < set.size; i++) {
+          const { id, audio } = await set.get(i, 0);
+          heard.set(id.split("@")[0]!, audio!);
+        }
+      }
+      const wav = heard.get("a.wav")!;
+      const error = (name: string): number => {
+        const other = heard.get(name)!;
+        const power = wav.reduce((sum, v) => sum + v * v, 0);
+        return wav.reduce((sum, v, i) => sum + (v - other[i]!) ** 2, 0) / power;
+      };
+      expect(wav.length).toBe(4000);
+      expect(error("a.flac")).toBeLessThan(1e-9);
+      for (const name of ["a.mp3", "a.ogg"]) {
+        // As the tool decodes it, with the encoder's delay cut off.
+        const args = ["-v", "error", "-i", join(path, name), "-f", "f32le", "-"];
+        const bytes = execFileSync("ffmpeg", args, { maxBuffer: 2 ** 26 });
+        const tool = new Float32Array(new Uint8Array(bytes).buffer);
+        const from = sampling === "start" ? 0 : Math.round((tool.length - 4000) / 2);
+        const off = heard.get(name)!.map((v, i) => Math.abs(v - tool[from + i]!));
+        expect(Math.max(...off), `${name}, ${sampling}`).toBeLessThan(1e-5);
+        expect(error(name)).toBeLessThan(0.01); // coding costs a little
+      }
+    }
+  },
+);
 
 test("Moving MNIST: two motions, held-out digits, endless training", async () => {
   const path = join(root.path, "mnist");

@@ -1,6 +1,6 @@
 /** @file The token store: bits, random rows, refusals, resuming, and training from it. */
 
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { tableFromIPC } from "apache-arrow";
 import fc from "fast-check";
@@ -192,5 +192,31 @@ describe("from a run", () => {
     await run.close();
     const changed = load(`trainer.tokens.store=${store}`, "tokenizer.l2_weight=0.5");
     await expect(runExperiment(changed, quiet)).rejects.toThrow(/made by another tokenizer/);
+  });
+
+  const FP = "objective.tasks=[{task: FP}, {task: IPC, weight: 2}, {task: CG}]";
+  const multimodal =
+    "objective={type: multimodal, text_length: 30, audio: {window: 256, codes: 8, fit_clips: 4}, " +
+    "tasks: [{task: T2AV}, {task: IP}, {task: ST}]}";
+  test.each([
+    ["tasks", [FP, "objective.conditioning=commit"], ["FP", "IPC"], "objective.condition_frames=2"],
+    ["words and sound", [multimodal, "dataset.audio_rate=4000"], ["IPC", "audio", "flow"], "objective.audio.codes=16"], // biome-ignore format: one row
+  ] as const)("%s: learned from a store as from clips", async (name, overrides, beside, other) => {
+    const { dir } = await runExperiment(load(...overrides), quiet);
+    const store = join(root.path, `with ${name}`);
+    const run = await openRun(dir, { tokenizerOnly: true });
+    const { objective } = run.config;
+    const options = { store, shardClips: 20, visits: 1, batch: 8, part: { index: 0, count: 1 }, objective }; // biome-ignore format: one value
+    expect(await tokenize(run, options, new StopRequest(), () => undefined)).toBe(true);
+    await run.close();
+    const folders = ["", ...beside.map((one) => `.${one}`)];
+    for (const split of ["train", "validation"]) {
+      expect(readdirSync(store).filter((one) => one.startsWith(split)).sort()).toEqual(folders.map((one) => `${split}${one}`).sort()); // biome-ignore format: one call
+    }
+    const fromStore = [...overrides, `trainer.tokens.store=${store}`, "dataset.workers=0"];
+    const second = await runExperiment(load(...fromStore), quiet);
+    expect(metricsOf(second.dir)).toEqual(metricsOf(dir));
+    expect(existsSync(join(second.dir, "tokens"))).toBe(false);
+    await expect(runExperiment(load(...fromStore, other), quiet)).rejects.toThrow(UserError);
   });
 });

@@ -5,6 +5,9 @@
  *   train/shard-00000.arrow   clip (utf8), label (int32), caption (utf8), ids (fixed-size binary)
  *   train/shard-00000.json    where the ids and labels lie in it, for reading single rows
  *
+ * Other ids of the same clips (of clips changed for a task, of their sound) are companions: folders
+ * `train.FP` and so on of the same form, row by row the same clips.
+ *
  * A shard that is there is whole (it is written aside and renamed), so interrupted and parallel
  * writers need no other record. Ids are packed to the bits of the vocabulary (bits.ts).
  */
@@ -33,6 +36,16 @@ export const FORMAT = "tessera-tokens-1";
 
 export type StoreSplit = "train" | "validation";
 
+/** Other ids that stand beside the clips' own. */
+export interface Companion {
+  /** Bits of an id. */
+  readonly bits: number;
+  /** Ids of a clip. */
+  readonly length: number;
+  /** What they are made by. */
+  readonly made: { readonly [option: string]: unknown };
+}
+
 /** store.json. Two stores of equal content have equal files. */
 export interface StoreInfo {
   readonly format: typeof FORMAT;
@@ -54,6 +67,10 @@ export interface StoreInfo {
   readonly shard_clips: number;
   readonly classes: readonly string[];
   readonly fps: number;
+  /** Samples a second of the clips' sound, where they have any. */
+  readonly audio_rate?: number;
+  /** By name: a change of the clips, or `audio`. */
+  readonly companions?: { readonly [name: string]: Companion };
   readonly splits: { readonly [split in StoreSplit]: StoreSplitInfo };
 }
 
@@ -88,8 +105,14 @@ export function shardCount({ splits, shard_clips }: StoreInfo, split: StoreSplit
   return Math.ceil(splits[split].clips / shard_clips);
 }
 
-export function shardPath(store: string, split: StoreSplit, shard: number): string {
-  return join(store, split, `shard-${String(shard).padStart(5, "0")}.arrow`);
+export function shardPath(
+  store: string,
+  split: StoreSplit,
+  shard: number,
+  companion?: string,
+): string {
+  const folder = companion === undefined ? split : `${split}.${companion}`;
+  return join(store, folder, `shard-${String(shard).padStart(5, "0")}.arrow`);
 }
 
 export function placesPath(arrow: string): string {
@@ -113,9 +136,17 @@ export function readStoreInfo(store: string): StoreInfo {
   return info;
 }
 
-/** Write one shard. @throws RangeError when an id is not of the vocabulary */
-export function writeShard(path: string, info: StoreInfo, rows: TokenRows): void {
-  const { bits, length } = info;
+/**
+ * Write one shard.
+ * @param ids the companion's, when it is not the clips' own
+ * @throws RangeError when an id is not of the vocabulary
+ */
+export function writeShard(
+  path: string,
+  info: StoreInfo,
+  rows: TokenRows,
+  { bits, length }: Pick<Companion, "bits" | "length"> = info,
+): void {
   const words = wordsFor(length, bits);
   const packed = new Uint32Array(rows.size * words);
   for (let row = 0; row < rows.size; row++) {

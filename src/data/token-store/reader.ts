@@ -37,6 +37,7 @@ export class TokenStore {
   readonly length: number;
   /** [size]; -1 without a class. */
   readonly labels: Int32Array;
+  readonly #bits: number;
   readonly #shards: Shard[] = [];
   readonly #open: Shard[] = [];
   readonly #words: number;
@@ -45,20 +46,34 @@ export class TokenStore {
 
   /**
    * @param options.memory bytes of packed ids that may lie in memory; default 1 GiB
-   * @throws UserError when the folder is no store, or shards are missing
+   * @param options.companion the ids to read, when not the clips' own
+   * @throws UserError when the folder is no store, has no such companion, or shards are missing
    */
-  constructor(store: string, split: StoreSplit, options: { readonly memory?: number } = {}) {
+  constructor(
+    store: string,
+    split: StoreSplit,
+    options: { readonly memory?: number; readonly companion?: string } = {},
+  ) {
     this.info = readStoreInfo(store);
+    const { companion } = options;
+    const ids = companion === undefined ? this.info : this.info.companions?.[companion];
+    if (!ids) {
+      throw new UserError(
+        `${store} holds no tokens of ${companion}`,
+        `It holds those of ${["the clips", ...Object.keys(this.info.companions ?? {})].join(", ")}. \`tessera data tokenize RUN objective=... --out STORE\` makes those that an objective needs.`,
+      );
+    }
     this.split = split;
     this.size = this.info.splits[split].clips;
-    this.length = this.info.length;
+    this.length = ids.length;
+    this.#bits = ids.bits;
     this.labels = new Int32Array(this.size);
-    this.#words = wordsFor(this.length, this.info.bits);
+    this.#words = wordsFor(this.length, this.#bits);
     this.#scratch = new Uint32Array(this.#words);
     this.#scratchBytes = new Uint8Array(this.#scratch.buffer);
     const fits = this.size * this.#words * 4 <= (options.memory ?? 2 ** 30);
     const count = shardCount(this.info, split);
-    const paths = Array.from({ length: count }, (_, i) => shardPath(store, split, i));
+    const paths = Array.from({ length: count }, (_, i) => shardPath(store, split, i, companion));
     const missing = paths.filter((path) => !existsSync(path));
     if (missing.length > 0) {
       throw new UserError(
@@ -97,12 +112,12 @@ export class TokenStore {
     const shard = this.#shards[Math.floor(row / each)]!;
     const within = row % each;
     if (shard.words) {
-      unpack(shard.words, within * this.#words, this.length, this.info.bits, out, to);
+      unpack(shard.words, within * this.#words, this.length, this.#bits, out, to);
       return;
     }
     const at = shard.ids_at + within * this.#words * 4;
     readWhole(this.#fileOf(shard), this.#scratchBytes, at, shard.path);
-    unpack(this.#scratch, 0, this.length, this.info.bits, out, to);
+    unpack(this.#scratch, 0, this.length, this.#bits, out, to);
   }
 
   /** The ids of some rows, [rows, length]. */
