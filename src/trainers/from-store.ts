@@ -120,7 +120,7 @@ export function takeModalities(
     for (const [option, value] of Object.entries({ window, levels, codes })) {
       if (made && made[option] !== value) {
         throw new UserError(
-          `${path} tokenized sound with ${option} ${String(made[option])}, and objective.audio.${option} is ${value}`,
+          `${path} tokenized sound with ${option} ${JSON.stringify(made[option])}, and objective.audio.${option} is ${value}`,
           "Use the store's value, or make a store with this objective.",
         );
       }
@@ -155,7 +155,7 @@ export function sourceOfStore(
     const given = companions?.[name]?.made["condition_frames"];
     if (given !== undefined && given !== conditionFrames) {
       throw new UserError(
-        `${path} holds tokens of clips with ${String(given)} given frames, and objective.condition_frames is ${conditionFrames}`,
+        `${path} holds tokens of clips with ${JSON.stringify(given)} given frames, and objective.condition_frames is ${conditionFrames}`,
         "Use the store's value, or make a store with this objective.",
       );
     }
