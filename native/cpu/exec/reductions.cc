@@ -101,9 +101,9 @@ void reduce_rows(i64 outer, i64 n, const T* x, T* y) {
 /** Columns: runs of the inner axis are accumulated row after row. */
 template <typename F, typename T>
 void reduce_columns(i64 outer, i64 n, i64 inner, const T* x, T* y) {
-  // Long and thin: pieces of rows, then the pieces.
+  // Long and thin: pieces of rows, then the pieces. `outer` has no say: a sum depends on its own values.
   constexpr i64 ROWS = 512;
-  if (outer * inner < 2048 && n >= 2 * ROWS) {
+  if (inner < 2048 && n >= 2 * ROWS) {
     const i64 pieces = (n + ROWS - 1) / ROWS;
     std::vector<T> partial(outer * pieces * inner);
     parallel_for(outer * pieces, 1, [&](i64 begin, i64 end, int) {

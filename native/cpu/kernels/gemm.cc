@@ -2,6 +2,9 @@
  * Matrix products on the register tiles of micro.h. b is packed into panels of NR columns, a block of k
  * at a time; a is read where it lies, either way round. Few rows are a matter of reading b once, which
  * the second path does without packing.
+ *
+ * Sums over k run in order within blocks of kDepth, and the blocks are added in order, on every path: a row's
+ * result is the same to the bit however many rows there are. Streaming relies on it.
  */
 #include <algorithm>
 
@@ -112,79 +115,86 @@ void small(const Gemm& s, const Operands& o, int thread) {
   }
 }
 
-/** Few rows, b's rows along n: columns [n0, n1) in strips of four vectors, b read once and in order. */
+/**
+ * Few rows, b's rows along n: columns [n0, n1) in strips of some vectors, b read once and in order. Blocks of k
+ * are summed apart and then joined, as elsewhere: a row's result does not depend on how many rows there are.
+ */
 template <int ROWS>
 void strip(const Operands& o, i64 n0, i64 n1, float* sums, i64 lds) {
   constexpr int V = ROWS <= 2 ? 8 : ROWS <= 4 ? 4 : 3;
   i64 n = n0;
   for (; n + V * VL <= n1; n += V * VL) {
-    vf acc[ROWS][V]{};
-    const float* b = o.b + n;
-    for (i64 k = 0; k < o.k; k++, b += o.kb) {
-      vf w[V];
+    for (i64 k0 = 0; k0 < o.k; k0 += kDepth) {
+      vf acc[ROWS][V]{};
+      const i64 end = std::min(o.k, k0 + kDepth);
+      const float* b = o.b + n + k0 * o.kb;
+      for (i64 k = k0; k < end; k++, b += o.kb) {
+        vf w[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; v++) w[v] = load(b + v * VL);
+        for (int v = 0; v < V; v++) w[v] = load(b + v * VL);
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; r++) {
-        const vf value = set1(o.a[r * o.ra + k * o.ka]);
+        for (int r = 0; r < ROWS; r++) {
+          const vf value = set1(o.a[r * o.ra + k * o.ka]);
 #pragma GCC unroll 8
-        for (int v = 0; v < V; v++) acc[r][v] = fma(value, w[v], acc[r][v]);
+          for (int v = 0; v < V; v++) acc[r][v] = fma(value, w[v], acc[r][v]);
+        }
       }
-    }
-    for (int r = 0; r < ROWS; r++) {
-      for (int v = 0; v < V; v++) store(sums + r * lds + n - n0 + v * VL, acc[r][v]);
+      for (int r = 0; r < ROWS; r++) {
+        float* to = sums + r * lds + n - n0;
+        for (int v = 0; v < V; v++) store(to + v * VL, k0 == 0 ? acc[r][v] : acc[r][v] + load(to + v * VL));
+      }
     }
   }
   for (; n < n1; n += VL) {
     const int left = static_cast<int>(std::min<i64>(VL, n1 - n));
-    vf acc[ROWS]{};
-    const float* b = o.b + n;
-    for (i64 k = 0; k < o.k; k++, b += o.kb) {
-      const vf w = get(b, left);
-      for (int r = 0; r < ROWS; r++) acc[r] = fma(set1(o.a[r * o.ra + k * o.ka]), w, acc[r]);
+    for (i64 k0 = 0; k0 < o.k; k0 += kDepth) {
+      vf acc[ROWS]{};
+      const i64 end = std::min(o.k, k0 + kDepth);
+      const float* b = o.b + n + k0 * o.kb;
+      for (i64 k = k0; k < end; k++, b += o.kb) {
+        const vf w = get(b, left);
+        for (int r = 0; r < ROWS; r++) acc[r] = fma(set1(o.a[r * o.ra + k * o.ka]), w, acc[r]);
+      }
+      for (int r = 0; r < ROWS; r++) {
+        float* to = sums + r * lds + n - n0;
+        store(to, k0 == 0 ? acc[r] : acc[r] + load(to));
+      }
     }
-    for (int r = 0; r < ROWS; r++) store(sums + r * lds + n - n0, acc[r]);
   }
 }
 
-/** Few rows, b's rows along k (transposed): dot products, four columns at a time. */
-template <int ROWS>
-void dots(const Operands& o, i64 n0, i64 n1, float* sums, i64 lds) {
-  constexpr int C = ROWS <= 4 ? 4 : 2;
-  i64 n = n0;
-  for (; n < n1; n += C) {
-    const int count = static_cast<int>(std::min<i64>(C, n1 - n));
-    vf acc[ROWS][C]{};
-    const float* b[C];
-    for (int j = 0; j < C; j++) b[j] = o.b + (n + std::min(j, count - 1)) * o.cb;
-    for (i64 k = 0; k < o.k; k += VL) {
-      const int left = static_cast<int>(std::min<i64>(VL, o.k - k));
-      vf w[C];
-#pragma GCC unroll 4
-      for (int j = 0; j < C; j++) w[j] = get(b[j] + k, left);
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; r++) {
-        const vf value = get(o.a + r * o.ra + k, left);
-#pragma GCC unroll 4
-        for (int j = 0; j < C; j++) acc[r][j] = fma(value, w[j], acc[r][j]);
-      }
-    }
-    for (int r = 0; r < ROWS; r++) {
-      for (int j = 0; j < count; j++) sums[r * lds + n - n0 + j] = sum(acc[r][j]);
-    }
+/** Rows of a times packed panels [columns / NR][k][NR], by blocks of k. */
+void packed_columns(i64 rows, i64 columns, i64 k, const float* a, i64 ra, i64 ka, const float* packed, float* sums,
+                    i64 lds) {
+  for (i64 k0 = 0; k0 < k; k0 += kDepth) {
+    tiles(rows, ceil_div(columns, VL), std::min(kDepth, k - k0), a + k0 * ka, ra, ka, packed + k0 * NR, k * NR, sums,
+          lds, k0 == 0 ? Store::set : Store::add);
+  }
+}
+
+/** Few rows, b's rows along k (transposed): a panel of columns at a time is turned in the cache. */
+void turned(const Operands& o, i64 n0, i64 n1, float* sums, i64 lds, int thread) {
+  float* packed = thread_scratch(thread, 7, o.k * NR);
+  for (i64 n = n0; n < n1; n += NR) {
+    const i64 columns = std::min<i64>(NR, n1 - n);
+    pack_panels(o.b + n * o.cb, o.kb, o.cb, o.k, columns, packed);
+    packed_columns(o.m, columns, o.k, o.a, o.ra, o.ka, packed, sums + n - n0, lds);
   }
 }
 
 using Few = void (*)(const Operands&, i64, i64, float*, i64);
 constexpr Few kStrips[] = {strip<1>, strip<2>, strip<3>, strip<4>, strip<5>, strip<6>, strip<7>, strip<8>};
-constexpr Few kDots[] = {dots<1>, dots<2>, dots<3>, dots<4>, dots<5>, dots<6>, dots<7>, dots<8>};
 
-bool few(const Operands& o) { return o.m <= kFewRows && (o.cb == 1 || (o.kb == 1 && o.ka == 1)); }
+bool few(const Operands& o) { return o.m <= kFewRows && (o.cb == 1 || o.kb == 1); }
 
 void few_columns(const Gemm& s, const Operands& o, i64 n0, i64 n1, int thread) {
   const i64 wide = round_up(n1 - n0, VL);
   float* sums = thread_scratch(thread, 6, o.m * wide);
-  (o.cb == 1 ? kStrips : kDots)[o.m - 1](o, n0, n1, sums, wide);
+  if (o.cb == 1) {
+    kStrips[o.m - 1](o, n0, n1, sums, wide);
+  } else {
+    turned(o, n0, n1, sums, wide, thread);
+  }
   for (i64 m = 0; m < o.m; m++) finish(s, sums + m * wide, o.c + m * o.ldc + n0, n0, n1 - n0);
 }
 
@@ -267,8 +277,7 @@ void packed_gemm(const PackedGemm& s, const float* a, const float* packed, float
     for (i64 i = begin; i < last; i++) {
       const i64 n0 = i / blocks * NR, m0 = i % blocks * height;
       const i64 columns = std::min<i64>(NR, s.n - n0), rows = std::min(height, s.m - m0);
-      tiles(rows, ceil_div(columns, VL), s.k, a + m0 * s.lda, s.lda, 1, packed + n0 * s.k, s.k * NR, sums, NR,
-            Store::set);
+      packed_columns(rows, columns, s.k, a + m0 * s.lda, s.lda, 1, packed + n0 * s.k, sums, NR);
       for (i64 m = 0; m < rows; m++) finish(end, sums + m * NR, c + (m0 + m) * s.n + n0, n0, columns);
     }
   });

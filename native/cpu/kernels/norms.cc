@@ -157,11 +157,28 @@ struct Spans {
   i64 parts, rows;  // parts a batch, rows a part
 };
 
+/** Rows that are summed up together before their sums are added: the same for any number of batches. */
+i64 part_rows(const GroupNorm& s) {
+  if (s.positions < 2 * kRun) return std::max<i64>(s.positions, 1);
+  return round_up(std::max<i64>(ceil_div(s.positions, 16), 2 * kRun), kRun);
+}
+
 /** One part a batch where there are enough batches: then a batch stays in the cache from pass to pass. */
 Spans spans_of(const GroupNorm& s) {
   if (s.batch >= kFewBatches || s.positions < 2 * kRun) return {1, s.positions};
-  const i64 rows = round_up(std::max<i64>(ceil_div(s.positions, 16), 2 * kRun), kRun);
+  const i64 rows = part_rows(s);
   return {ceil_div(s.positions, rows), rows};
+}
+
+/** Moments of one batch, its parts' sums added in order. space: 2 · channels. */
+void batch_moments(const GroupNorm& s, const float* x, double* sums, double* space) {
+  const i64 c = s.channels, rows = part_rows(s);
+  for (i64 first = 0; first < s.positions; first += rows) {
+    double* at = first == 0 ? sums : space;
+    std::fill(at, at + 2 * c, 0.0);
+    by_vectors(c, Moments{x + first * c, std::min(rows, s.positions - first), c, x, at, at + c});
+    for (i64 k = 0; first > 0 && k < 2 * c; k++) sums[k] += space[k];
+  }
 }
 
 /** Mean and 1 / standard deviation of each group from moments about the pivot. */
@@ -231,12 +248,11 @@ void group_norm(const GroupNorm& s, const float* x, const float* scale, const fl
   if (!rstd) rstd = statistics + s.batch * s.groups;
   if (parts == 1) {
     parallel_for(s.batch, 1, [&](i64 begin, i64 end, int thread) {
-      double* sums = reinterpret_cast<double*>(thread_scratch(thread, 0, 6 * c));
-      float* a = reinterpret_cast<float*>(sums + 2 * c);
+      double* sums = reinterpret_cast<double*>(thread_scratch(thread, 0, 10 * c));
+      float* a = reinterpret_cast<float*>(sums + 4 * c);
       for (i64 b = begin; b < end; b++) {
-        std::fill(sums, sums + 2 * c, 0.0);
         const float* batch = x + b * s.positions * c;
-        by_vectors(c, Moments{batch, s.positions, c, batch, sums, sums + c});
+        batch_moments(s, batch, sums, sums + 2 * c);
         finish_moments(s, sums, sums + c, batch, mean + b * s.groups, rstd + b * s.groups);
         coefficients(s, mean + b * s.groups, rstd + b * s.groups, scale, shift, a, a + c);
         by_vectors(c, Apply{batch, a, a + c, y + b * s.positions * c, s.positions, c, s.silu});
@@ -316,8 +332,7 @@ void group_norm_grad(const GroupNorm& s, const float* x, const float* scale, con
         const float *m = mean + b * s.groups, *r = rstd + b * s.groups;
         if (!known) {
           float* own = statistics + 2 * b * s.groups;
-          std::fill(sum, sum + 2 * c, 0.0);
-          by_vectors(c, Moments{x + at, s.positions, c, x + at, sum, sum + c});
+          batch_moments(s, x + at, sum, reinterpret_cast<double*>(space));
           finish_moments(s, sum, sum + c, x + at, own, own + s.groups);
           m = own;
           r = own + s.groups;
