@@ -218,16 +218,12 @@ describe("causal tokenizers", () => {
           }
           at += length;
         }
+        // ONNX Runtime picks its algorithms by shape, and they round differently.
+        const rounds = device.info.engine === "onnx" ? 1e-5 : 0;
         for (const [name, values] of Object.entries(joined)) {
           const { data } = expected[name]!;
-          if (type === "cpu" && device.info.engine === "onnx" && name !== "ids") {
-            // ONNX Runtime picks its algorithms by shape, and they round differently.
-            expect(worstError(values, data)).toBeLessThanOrEqual(1e-5);
-          } else {
-            expect(Buffer.from(Float32Array.from(values).buffer), `${name} on ${type}`).toEqual(
-              Buffer.from(Float32Array.from(data).buffer),
-            );
-          }
+          expect(values).toHaveLength(data.length);
+          expect(worstError(values, data), `${name} on ${type}`).toBeLessThanOrEqual(rounds);
         }
         device.dispose();
       }
