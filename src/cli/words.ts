@@ -15,6 +15,7 @@ export function addWords(program: Command): void {
     .requiredOption("--out <file>", "the safetensors file to write")
     .option("--clips <n>", "clips of the train split to look at", integer(1), 480)
     .option("--width <n>", "channels of a word's embedding", integer(1), 16)
+    .option("--drop <word...>", "words to leave out, such as those without meaning")
     .addHelpText(
       "after",
       `
@@ -30,7 +31,12 @@ Example:
       async (
         file: string,
         overrides: string[],
-        options: { readonly out: string; readonly clips: number; readonly width: number },
+        options: {
+          readonly out: string;
+          readonly clips: number;
+          readonly width: number;
+          readonly drop?: readonly string[];
+        },
       ) => {
         const { config } = await loadExperiment(file, overrides);
         const [{ openDataset }, { openDevice }, { makeWordTable }] = await Promise.all([

@@ -15,7 +15,7 @@ import { isSuperResolution } from "../objectives/super-resolution/objective.ts";
 import { Random } from "../runtime/random.ts";
 import { int32, sizeOf, uint8 } from "../runtime/tensors.ts";
 import { enlargeClip, reduceClip } from "../tokenizers/low-resolution.ts";
-import { chooseClips, clipKeys, clipSampling, toBytes } from "./clips.ts";
+import { chooseClips, clipKeys, clipSampling, samplingKey, toBytes } from "./clips.ts";
 import { factorNames, fitFactorReader } from "./factor-reader.ts";
 import { accuracy, reconstructions } from "./factors-suite.ts";
 import { captionIds } from "./generation.ts";
@@ -28,6 +28,7 @@ export const schema = closed(
   {
     type: Type.Literal("super-resolution"),
     ...clipKeys,
+    ...samplingKey,
     clips: Type.Integer({
       minimum: 1,
       default: 96,
@@ -177,6 +178,7 @@ async function run(
     sampling: clipSampling,
     sampling_seed: config.seed,
     dataset: dataset.fingerprint,
+    ...(config.sampling && { sampled_with: config.sampling }),
     factor,
   };
   const scores: Score[] = [];

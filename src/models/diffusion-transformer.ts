@@ -108,9 +108,16 @@ export interface DiffusionTransformer {
    * @param x [B, t, h, w, inputs]
    * @param time [B, TIME_FEATURES]
    * @param labels [B] int32 in [0, classes]
+   * @param images [B] of 0 and 1: samples whose first latent frame is an image by itself. In windows over
+   *   several frames each of their positions sees itself alone (§3.2), so frames do not mix
    * @returns [B, t, h, w, C]
    */
-  predict(x: tf.Tensor5D, time: tf.Tensor2D, labels: tf.Tensor1D): tf.Tensor5D;
+  predict(
+    x: tf.Tensor5D,
+    time: tf.Tensor2D,
+    labels: tf.Tensor1D,
+    images?: tf.Tensor1D,
+  ): tf.Tensor5D;
 }
 
 /** A layer norm without a scale and shift of its own. */
@@ -163,7 +170,7 @@ export function buildDiffusionTransformer(
   return {
     scope,
     nullClass: space.classes,
-    predict(x, time, labels) {
+    predict(x, time, labels, images) {
       const [batch, t, h, w] = x.shape;
       const flat = tf.reshape(embed(x), [batch, t * h * w, width]);
       let y = tf.add(flat, positions()) as tf.Tensor3D; // [B, N, D]
@@ -171,7 +178,7 @@ export function buildDiffusionTransformer(
       const condition = silu(tf.add(moment, embedding(classTable, labels))) as tf.Tensor2D;
       const base = shared(condition) as tf.Tensor2D; // [B, 6·D]
       for (const block of blocks) {
-        y = block(y, condition, base);
+        y = block(y, condition, base, images);
       }
       const [scale, shift] = modulation(last(condition) as tf.Tensor2D, 2, width);
       const z = modulate(plainNorm(y, width), scale!, shift!);
@@ -188,7 +195,12 @@ function modulation(values: tf.Tensor2D, count: number, width: number): tf.Tenso
 const modulate = (x: tf.Tensor3D, scale: tf.Tensor3D, shift: tf.Tensor3D): tf.Tensor3D =>
   tf.add(tf.mul(x, tf.add(scale, 1)), shift);
 
-type ConditionedBlock = (x: tf.Tensor3D, condition: tf.Tensor2D, base: tf.Tensor2D) => tf.Tensor3D;
+type ConditionedBlock = (
+  x: tf.Tensor3D,
+  condition: tf.Tensor2D,
+  base: tf.Tensor2D,
+  images?: tf.Tensor1D,
+) => tf.Tensor3D;
 
 /** One block; `own` says whether it adds low-rank maps of its own to the shared adaptive norms. */
 function buildBlock(
@@ -222,26 +234,31 @@ function buildBlock(
   const down = dense(scope.child("down"), { inputs: inner, outputs: width, init: residual });
 
   /** [B, N, D] to [B, N, D]: attention inside the windows. */
-  function attend(x: tf.Tensor3D): tf.Tensor3D {
+  function attend(x: tf.Tensor3D, images: tf.Tensor1D | undefined): tf.Tensor3D {
     const [batch, count] = x.shape;
     const onGrid = tf.reshape(project(x), [batch, ...grid, 3 * width]) as tf.Tensor5D;
     const windows = toWindows(onGrid, sides); // [B·W, n, 3·D]
     const [many, n] = windows.shape;
     const byHead = tf.transpose(tf.reshape(windows, [many, n, 3 * heads, side]), [0, 2, 1, 3]);
     const [query, key, value] = tf.split(byHead, 3, 1) as tf.Tensor4D[]; // [B·W, h, n, d]
-    const mixed = attention(queryNorm(query!), keyNorm(key!), value!);
+    let mixed = attention(queryNorm(query!), keyNorm(key!), value!);
+    if (images && sides[0] > 1) {
+      const each = tf.tile(tf.expandDims(images, 1), [1, many / batch]); // [B, W]
+      const alone = tf.reshape(each, [many, 1, 1, 1]);
+      mixed = tf.add(tf.mul(mixed, tf.sub(1, alone)), tf.mul(value!, alone));
+    }
     const rows = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [many, n, width]) as tf.Tensor3D;
     return merge(tf.reshape(fromWindows(rows, grid, sides), [batch, count, width])) as tf.Tensor3D;
   }
 
-  return (x, condition, base) => {
+  return (x, condition, base, images) => {
     const all = narrow && wide ? tf.add(base, wide(narrow(condition))) : base;
     const [scale1, shift1, gate1, scale2, shift2, gate2] = modulation(
       all as tf.Tensor2D,
       6,
       width,
     ) as [tf.Tensor3D, tf.Tensor3D, tf.Tensor3D, tf.Tensor3D, tf.Tensor3D, tf.Tensor3D];
-    const seen = attend(modulate(plainNorm(x, width), scale1, shift1));
+    const seen = attend(modulate(plainNorm(x, width), scale1, shift1), images);
     const y = tf.add(x, tf.mul(gate1, seen)) as tf.Tensor3D;
     const thought = down(gelu(up(modulate(plainNorm(y, width), scale2, shift2))));
     return tf.add(y, tf.mul(gate2, thought)) as tf.Tensor3D;

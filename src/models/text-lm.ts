@@ -55,10 +55,14 @@ export interface TextNetwork {
   /**
    * Each word given those before it; what follows a word has no influence on it.
    * @param ids [B, context] int32
-   * @returns `loss` [B, context], -log p in nats, and `greedy` [B, context] float32, 1 where the word
-   *   is the most probable one
+   * @returns `loss` [B, context], -log p in nats, `greedy` [B, context] float32, 1 where the word is the
+   *   most probable one, and `best` [B, context] int32, the most probable word at each place
    */
-  read(ids: tf.Tensor2D): { readonly loss: tf.Tensor2D; readonly greedy: tf.Tensor2D };
+  read(ids: tf.Tensor2D): {
+    readonly loss: tf.Tensor2D;
+    readonly greedy: tf.Tensor2D;
+    readonly best: tf.Tensor2D;
+  };
 }
 
 /** Make the model's variables in `scope`. */
@@ -81,10 +85,12 @@ export function buildTextNetwork(
       const labels = tf.zeros<tf.Rank.R1>([batch], "int32"); // the null class begins a text
       const [logits] = transformer.causal(tf.expandDims(ids, 2) as tf.Tensor3D, labels); // [B·N, V]
       const flat = tf.reshape<tf.Rank.R1>(ids, [-1]);
-      const best = tf.equal(tf.argMax<tf.Tensor1D>(logits!, 1), flat);
+      const likeliest = tf.cast(tf.argMax<tf.Tensor1D>(logits!, 1), "int32");
+      const best = tf.equal(likeliest, flat);
       return {
         loss: tf.reshape<tf.Rank.R2>(softmaxCrossEntropy(logits!, flat), [batch, context]),
         greedy: tf.reshape<tf.Rank.R2>(tf.cast(best, "float32"), [batch, context]),
+        best: tf.reshape<tf.Rank.R2>(likeliest, [batch, context]),
       };
     },
   };

@@ -53,6 +53,18 @@ export const diffusionSchema = closed(
       default: 1000,
       description: "Steps of the noise schedule.",
     }),
+    zero_terminal_snr: Type.Boolean({
+      default: true,
+      description:
+        "End the schedule in pure noise. false keeps DDPM's last step, in which a rest of the signal is left that sampling does not know.",
+    }),
+    image_share: Type.Number({
+      minimum: 0,
+      maximum: 1,
+      default: 0,
+      description:
+        "Share of the training samples that are images: first latent frames by themselves, which pass windows over time unmixed. Needs a causal tokenizer.",
+    }),
     self_conditioning: Type.Number({
       minimum: 0,
       maximum: 1,
@@ -130,6 +142,13 @@ export function checkDiffusion(
       path: "objective.sampling.steps",
       message: `${config.sampling.steps} steps are more than the ${config.noise_steps} of the schedule`,
       hint: "sample in fewer steps, or raise objective.noise_steps",
+    });
+  }
+  if (config.image_share > 0 && !clip.causal) {
+    problems.push({
+      path: "objective.image_share",
+      message: "images are first latent frames, and this tokenizer's see later ones",
+      hint: "use a causal tokenizer (magvit2), or objective.image_share=0",
     });
   }
   if (config.tasks.some(({ task }) => task !== "CG")) {
@@ -211,7 +230,11 @@ export function buildDiffusion(
   );
   const mean = scope.state("latents/mean", [width], zeros);
   const deviation = scope.state("latents/deviation", [width], ones);
-  const schedule = noiseSchedule(config.noise_schedule, config.noise_steps);
+  const schedule = noiseSchedule(
+    config.noise_schedule,
+    config.noise_steps,
+    config.zero_terminal_snr,
+  );
   const network = { transformer, selfConditioned, framed, mean, deviation };
   const length = sizeOf(grid) * width;
 
@@ -261,11 +284,13 @@ export function buildDiffusion(
         Array.from({ length: size }, () => random.uniform() < rate);
       const shown = flags(config.self_conditioning);
       const dropped = flags(training ? config.label_dropout : 0);
+      // Held-out losses are of whole clips, so that runs with and without images can be compared.
+      const images = training && config.image_share > 0 ? flags(config.image_share) : undefined;
       const labels = conditions ? taskLabels(batch.labels, conditions.tasks, names) : batch.labels;
       const known = new Float32Array(size * grid[0]);
       if (framed) {
         for (let b = 0; b < size; b++) {
-          if (names[conditions?.tasks[b] ?? -1] !== "CG" && conditions) {
+          if (names[conditions?.tasks[b] ?? -1] !== "CG" && conditions && !images?.[b]) {
             known.fill(1, b * grid[0], b * grid[0] + given);
           }
         }
@@ -283,6 +308,7 @@ export function buildDiffusion(
           labels.map((label) => networkLabel(label, classes)),
         ),
         ...(training && { dropped: bool([size], dropped) }),
+        ...(images && { images: float32([size], images.map(Number)) }),
         ...(selfConditioned && { shown: float32(shape, shown.map(Number)) }),
         ...(framed && { known: float32([size, grid[0], 1, 1, 1], known) }),
       };
@@ -293,6 +319,7 @@ export function buildDiffusion(
         readonly [name: string]: tf.Tensor5D;
       };
       const time = inputs.time as tf.Tensor2D;
+      const images = inputs["images"] as tf.Tensor1D | undefined;
       const labels = keptLabels(inputs, space);
       const x = tf.div(tf.sub(inputs.codes!, mean), deviation) as tf.Tensor5D;
       const z = tf.add(tf.mul(alpha!, x), tf.mul(sigma!, noise!)) as tf.Tensor5D;
@@ -301,22 +328,33 @@ export function buildDiffusion(
       const kept = dropped && tf.reshape(tf.sub(1, tf.cast(dropped, "float32")), [-1, 1, 1, 1, 1]);
       const frames = known && ((kept ? tf.mul(known, kept) : known) as tf.Tensor5D);
       const run = (estimate: tf.Tensor5D): tf.Tensor5D =>
-        transformer.predict(networkInput(z, estimate, x, frames, network), time, labels);
+        transformer.predict(networkInput(z, estimate, x, frames, network), time, labels, images);
       let estimate = tf.zerosLike(x);
       if (shown) {
         const first = tf.sub(tf.mul(alpha!, z), tf.mul(sigma!, run(estimate)));
         estimate = stopGradient(tf.mul(first, shown) as tf.Tensor5D);
       }
       const error = tf.square(tf.sub(run(estimate), target)) as tf.Tensor5D; // [B, t, h, w, C]
-      if (!frames) {
+      if (!frames && !images) {
         return { loss: tf.mean(error) as tf.Scalar, metrics: {} };
       }
-      const weight = tf.sub(1, frames); // [B, t, 1, 1, 1]
+      let weight: tf.Tensor = frames
+        ? tf.sub(1, frames)
+        : tf.ones([x.shape[0], grid[0], 1, 1, 1]); // [B, t, 1, 1, 1]
+      if (images) {
+        // Of an image the first latent frame counts and nothing behind it.
+        const first = tf.reshape(
+          tf.tensor1d(Float32Array.from({ length: grid[0] }, (_, t) => Number(t === 0))),
+          [1, grid[0], 1, 1, 1],
+        );
+        const image = tf.reshape(images, [-1, 1, 1, 1, 1]);
+        weight = tf.mul(weight, tf.add(tf.mul(image, tf.sub(first, 1)), 1));
+      }
       const each = length / grid[0];
       const total = sumOverRanks(tf.sum<tf.Scalar>(tf.mul(error, weight)));
       const counted = sumOverRanks(tf.sum<tf.Scalar>(weight));
       const loss = tf.div<tf.Scalar>(total, tf.mul(counted, each));
-      return { loss, metrics: { given_share: tf.mean(frames) as tf.Scalar } };
+      return { loss, metrics: frames ? { given_share: tf.mean(frames) as tf.Scalar } : {} };
     },
 
     sampler() {

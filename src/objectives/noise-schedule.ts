@@ -22,15 +22,25 @@ export interface NoiseSchedule {
   readonly sigma: Float64Array;
 }
 
-/** The schedule of `steps` steps (at least 2). */
-export function noiseSchedule(name: NoiseScheduleName, steps: number): NoiseSchedule {
-  const alpha = name === "linear" ? rescaledLinear(steps) : cosine(steps);
-  alpha[steps - 1] = 0; // exactly, not up to rounding
+/**
+ * The schedule of `steps` steps (at least 2).
+ * @param zeroTerminal false leaves a rest of the signal in the last step, as DDPM does, though sampling
+ *   starts from pure noise: what zero terminal SNR mends
+ */
+export function noiseSchedule(
+  name: NoiseScheduleName,
+  steps: number,
+  zeroTerminal = true,
+): NoiseSchedule {
+  const alpha = name === "linear" ? linear(steps, zeroTerminal) : cosine(steps);
+  if (zeroTerminal) {
+    alpha[steps - 1] = 0; // exactly, not up to rounding
+  }
   return { alpha, sigma: alpha.map((a) => Math.sqrt(1 - a * a)) };
 }
 
 /** β from 1e-4 to 0.02 at 1000 steps (Ho et al. 2020), then Lin et al. 2024, algorithm 1. */
-function rescaledLinear(steps: number): Float64Array {
+function linear(steps: number, rescaled: boolean): Float64Array {
   const scale = 1000 / steps;
   let product = 1;
   const roots = Float64Array.from({ length: steps }, (_, t) => {
@@ -38,6 +48,9 @@ function rescaledLinear(steps: number): Float64Array {
     product *= 1 - Math.min(beta, 0.999);
     return Math.sqrt(product);
   });
+  if (!rescaled) {
+    return roots;
+  }
   const [first, last] = [roots[0]!, roots[steps - 1]!];
   return roots.map((root) => ((root - last) * first) / (first - last));
 }

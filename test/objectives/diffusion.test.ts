@@ -50,6 +50,8 @@ const config: DiffusionConfig = {
   type: "diffusion",
   noise_schedule: "linear",
   noise_steps: 1000,
+  zero_terminal_snr: true,
+  image_share: 0,
   self_conditioning: 0.5,
   label_dropout: 0.3,
   tasks: [
@@ -123,6 +125,26 @@ describe("noise schedules", () => {
       ),
     );
   });
+});
+
+test("without zero terminal SNR the last step keeps DDPM's rest of the signal", () => {
+  const { alpha } = noiseSchedule("linear", 1000, false);
+  // The product of (1 - beta) over DDPM's schedule is 4.04e-5 (Ho et al. 2020; Lin et al. 2024, table 1).
+  expect(alpha[999]! ** 2).toBeCloseTo(4.04e-5, 7);
+  expect(alpha[0]).toBeCloseTo(Math.sqrt(1 - 1e-4), 12);
+});
+
+test("an image is predicted from its own frame alone, and nothing behind it counts", () => {
+  const objective = build({ image_share: 1, self_conditioning: 0, tasks: [] });
+  const batch = batchOf(2);
+  const loss = (codes: Float32Array): number => {
+    const inputs = toTensors(objective.inputs({ ...batch, codes }, 0, 3, true));
+    return objective.loss(inputs).loss.dataSync()[0]!;
+  };
+  const later = batch.codes!.map((v, i) => (i % length >= length / 3 ? v + 5 : v));
+  const first = batch.codes!.map((v, i) => (i % length === 0 ? v + 5 : v));
+  expect(loss(later)).toBe(loss(batch.codes!));
+  expect(loss(first)).not.toBe(loss(batch.codes!));
 });
 
 test("v gives back signal and noise at every step", () => {

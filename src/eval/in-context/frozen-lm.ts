@@ -32,6 +32,17 @@ export interface FrozenLm {
   dispose(): void;
 }
 
+/** One that writes as well. */
+export interface WritingLm extends FrozenLm {
+  /** What the model says after each prompt when it always takes the most probable word: `count` words. */
+  write(prompts: readonly Prompt[]): Promise<number[][]>;
+}
+
+export interface Prompt {
+  readonly prompt: readonly number[];
+  readonly count: number;
+}
+
 export interface LmOptions {
   readonly width: number;
   readonly depth: number;
@@ -54,7 +65,7 @@ export async function trainFrozenLm(
   { vocabulary, context }: { readonly vocabulary: number; readonly context: number },
   text: (random: Random) => Int32Array,
   progress: (step: number, loss: number) => void,
-): Promise<FrozenLm> {
+): Promise<WritingLm> {
   const { steps, batch, lr, seed } = options;
   const scope = Scope.root(seed);
   const slots = Scope.root(seed);
@@ -72,6 +83,9 @@ export async function trainFrozenLm(
     const { loss, greedy } = network.read(given["ids"] as tf.Tensor2D);
     return { loss, greedy };
   });
+  const guess = device.compile("eval/in-context/guess", (given) => ({
+    best: network.read(given["ids"] as tf.Tensor2D).best,
+  }));
   const texts = (stream: string, number: number) => {
     const random = new Random(seed, `in-context/${stream}`, number);
     const ids = new Int32Array(batch * context);
@@ -114,6 +128,29 @@ export async function trainFrozenLm(
         });
       }
       return verdicts;
+    },
+    async write(prompts) {
+      const written: number[][] = [];
+      for (let from = 0; from < prompts.length; from += batch) {
+        const some = prompts.slice(from, from + batch);
+        const ids = new Int32Array(batch * context).fill(pad);
+        some.forEach(({ prompt }, i) => ids.set(prompt, i * context));
+        const longest = Math.max(...some.map(({ count }) => count));
+        for (let k = 0; k < longest; k++) {
+          const { best } = await guess({ ids: int32([batch, context], ids.slice()) });
+          some.forEach(({ prompt, count }, i) => {
+            const at = i * context + prompt.length + k;
+            if (k < count) {
+              ids[at] = best!.data[at]!;
+            }
+          });
+        }
+        some.forEach(({ prompt, count }, i) => {
+          const start = i * context + prompt.length;
+          written.push(Array.from(ids.subarray(start, start + count)));
+        });
+      }
+      return written;
     },
     dispose: () => scope.dispose(),
   };
