@@ -7,7 +7,8 @@
  * A window of the large grid and the window of the small one that covers the same pixels are attended
  * together, so the cost of both grows linearly with the clip. A window of [0, 0, 0] is the whole grid:
  * full attention, to compare with. The small grid's positions are the means of those of the tokens they
- * cover, so that a query and the token beneath it agree from the start.
+ * cover, and the keys of the small tokens start as the queries' own projection, so that attention begins
+ * at the token beneath.
  *
  * Shapes: B batch, N tokens, M tokens of the small clip, L words, F factors, V vocabulary of a factor,
  * D width, h heads, n positions of a window, m those of its partner.
@@ -16,9 +17,10 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { attention, embedding, gelu } from "../runtime/ops.ts";
+import { Random } from "../runtime/random.ts";
 import { dense, layerNorm } from "./layers.ts";
 import { buildPositions } from "./positions.ts";
-import { normal, type Scope, zeros } from "./scope.ts";
+import { type Initializer, normal, type Scope, zeros } from "./scope.ts";
 import { sizeProperties, tieProperty } from "./sizes.ts";
 import { initStd, tokenCount } from "./transformer.ts";
 import { fromWindows, toWindows, windowOn } from "./windows.ts";
@@ -127,7 +129,8 @@ export function buildWindowTransformer(
   const embed = scope.child("embed");
   const table = embed.param("tokens", [vocabulary, width], normal(std)) as tf.Tensor2D;
   const maskVector = embed.param("mask", [width], normal(std));
-  const positions = buildPositions(embed, config.positions, width, grid, std);
+  // Louder than the tokens: where a query stands decides which small token it is to find.
+  const positions = buildPositions(embed, config.positions, width, grid, 3 * std);
   const lowTable = low && (embed.param("low", [2, width], normal(std)) as tf.Tensor2D);
   const lowNorm = low && layerNorm(scope.child("low/norm"), { width });
   // One row more than there are words: what stands behind a text's end, and for a hidden text.
@@ -226,8 +229,8 @@ function buildWindowBlock(
   const up = linear("up", width, inner);
   const down = linear("down", inner, width, residual);
   const partner = low && lowWindow(grid, low, window);
-  const lowCross = low && buildCross("low");
-  const textCross = text && buildCross("text");
+  const lowCross = low && buildCross("low", true);
+  const textCross = text && buildCross("text", false);
 
   /** Rows [b, n, k·D] as k·h heads: [b, k·h, n, d]. */
   const byHead = (rows: tf.Tensor3D, count: number): tf.Tensor4D =>
@@ -245,10 +248,23 @@ function buildWindowBlock(
     tf.reshape(fromWindows(x, grid, window), [batch, -1, width]);
 
   /** Queries from the stream, keys and values from what stands beside it. */
-  function buildCross(name: string) {
+  function buildCross(name: string, aligned: boolean) {
     const norm = layerNorm(scope.child(`${name}/norm`), { width });
-    const query = linear(`${name}/query`, width, width);
-    const keyValue = linear(`${name}/kv`, width, 2 * width);
+    // 1.5 times louder: the scores of equal places then stand out by a few units.
+    const sharp = normal(1.5 * initStd(width));
+    const start = () => new Random(scope.seed, `${scope.prefix}${name}/aligned`);
+    const same: Initializer = (shape) => sharp(shape, start());
+    const keysSame: Initializer = ([rows, columns], random) => {
+      const keys = sharp([rows!, columns! / 2], start());
+      const values = plain([rows!, columns! / 2], random);
+      return Float32Array.from({ length: rows! * columns! }, (_, i) => {
+        const [row, column] = [Math.floor(i / columns!), i % columns!];
+        const half = columns! / 2;
+        return column < half ? keys[row * half + column]! : values[row * half + column - half]!;
+      });
+    };
+    const query = linear(`${name}/query`, width, width, aligned ? same : plain);
+    const keyValue = linear(`${name}/kv`, width, 2 * width, aligned ? keysSame : plain);
     const back = linear(`${name}/merge`, width, width, residual);
     return { norm, query, keyValue, back };
   }
