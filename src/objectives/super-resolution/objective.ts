@@ -40,7 +40,7 @@ import { drawMasks } from "../masked.ts";
 import type { Objective, TaskMixture, TokenSpace } from "../objective.ts";
 import { decodingProperties } from "../parallel-decoding.ts";
 import { draw, drawProperties } from "../sampling.ts";
-import { tokenHits, tokenNats } from "../tokens.ts";
+import { meanOver, tokenHits, tokenNats } from "../tokens.ts";
 import { buildCascade, type Cascade } from "./sampler.ts";
 
 const { temperature, top_k, top_p } = drawProperties;
@@ -410,8 +410,9 @@ function hiddenLoss(
   beside: Parameters<WindowTransformer["predict"]>[2],
 ): { loss: tf.Scalar; accuracy: tf.Scalar } {
   const logits = network.predict(ids, masked, beside);
-  const hidden = tf.reshape(tf.cast(masked, "float32"), [-1]);
-  const mean = (values: tf.Tensor1D): tf.Scalar =>
-    tf.div(tf.sum(tf.mul(values, hidden)), tf.maximum(tf.sum(hidden), 1));
-  return { loss: mean(tokenNats(logits, ids, 0)), accuracy: mean(tokenHits(logits, ids)) };
+  const hidden = tf.reshape<tf.Rank.R1>(tf.cast(masked, "float32"), [-1]);
+  return {
+    loss: meanOver(tokenNats(logits, ids, 0), hidden),
+    accuracy: meanOver(tokenHits(logits, ids), hidden),
+  };
 }
