@@ -338,9 +338,7 @@ export function buildDiffusion(
       if (!frames && !images) {
         return { loss: tf.mean(error) as tf.Scalar, metrics: {} };
       }
-      let weight: tf.Tensor = frames
-        ? tf.sub(1, frames)
-        : tf.ones([x.shape[0], grid[0], 1, 1, 1]); // [B, t, 1, 1, 1]
+      let weight: tf.Tensor = frames ? tf.sub(1, frames) : tf.ones([x.shape[0], grid[0], 1, 1, 1]); // [B, t, 1, 1, 1]
       if (images) {
         // Of an image the first latent frame counts and nothing behind it.
         const first = tf.reshape(

@@ -40,7 +40,7 @@ import { drawMasks } from "../masked.ts";
 import type { Objective, TaskMixture, TokenSpace } from "../objective.ts";
 import { decodingProperties } from "../parallel-decoding.ts";
 import { draw, drawProperties } from "../sampling.ts";
-import { meanOver, tokenHits, tokenNats } from "../tokens.ts";
+import { weightedMean, tokenHits, tokenNats } from "../tokens.ts";
 import { buildCascade, type Cascade } from "./sampler.ts";
 
 const { temperature, top_k, top_p } = drawProperties;
@@ -412,7 +412,7 @@ function hiddenLoss(
   const logits = network.predict(ids, masked, beside);
   const hidden = tf.reshape<tf.Rank.R1>(tf.cast(masked, "float32"), [-1]);
   return {
-    loss: meanOver(tokenNats(logits, ids, 0), hidden),
-    accuracy: meanOver(tokenHits(logits, ids), hidden),
+    loss: weightedMean(tokenNats(logits, ids, 0), hidden),
+    accuracy: weightedMean(tokenHits(logits, ids), hidden),
   };
 }
