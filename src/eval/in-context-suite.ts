@@ -28,6 +28,30 @@ import { tokenizerFunctions } from "./tokenize.ts";
 const count = (minimum: number, value: number, description: string) =>
   Type.Integer({ minimum, default: value, description });
 
+/** The key `lm` of a suite. */
+export const lmKeys = (defaults: { readonly steps: number; readonly batch: number }) =>
+  Type.Object(
+    {
+      width: count(8, 64, "Width of the residual stream."),
+      depth: count(1, 3, "Number of blocks."),
+      heads: count(1, 4, "Attention heads of a block; must divide the width."),
+      steps: count(1, defaults.steps, "Optimizer steps."),
+      batch: count(1, defaults.batch, "Texts of a step."),
+      lr: Type.Number({
+        exclusiveMinimum: 0,
+        default: 0.002,
+        description: "Peak learning rate.",
+      }),
+      captions: count(1, 512, "Captions of the train split that texts are made from."),
+      seed: count(0, 0, "Seed of its weights and texts; part of the protocol."),
+    },
+    {
+      additionalProperties: false,
+      default: {},
+      description: "The language model and its training on text.",
+    },
+  );
+
 export const schema = closed(
   {
     type: Type.Literal("in-context"),
@@ -53,27 +77,7 @@ export const schema = closed(
     }),
     episodes: count(1, 256, "Episodes; each asks about one clip."),
     ...clipKeys,
-    lm: Type.Object(
-      {
-        width: count(8, 64, "Width of the residual stream."),
-        depth: count(1, 3, "Number of blocks."),
-        heads: count(1, 4, "Attention heads of a block; must divide the width."),
-        steps: count(1, 1500, "Optimizer steps."),
-        batch: count(1, 32, "Texts of a step."),
-        lr: Type.Number({
-          exclusiveMinimum: 0,
-          default: 0.002,
-          description: "Peak learning rate.",
-        }),
-        captions: count(1, 512, "Captions of the train split that texts are made from."),
-        seed: count(0, 0, "Seed of its weights and texts; part of the protocol."),
-      },
-      {
-        additionalProperties: false,
-        default: {},
-        description: "The language model and its training on text.",
-      },
-    ),
+    lm: lmKeys({ steps: 1500, batch: 32 }),
   },
   { description: "Few-shot classification by a frozen language model that sees tokens as words." },
 );
@@ -118,6 +122,13 @@ export function build(config: InContextConfig, name: string, makeLm: MakeLm = ma
   return { type: config.type, run: (context) => run(config, name, makeLm, context) };
 }
 
+/** The word that each token is shown as. */
+export function shownWords(lexicon: "words" | "shuffled", table: readonly string[]): string[] {
+  const words = table.map((word) => wordsOf(word).join(""));
+  const shuffled = new Random(0, "eval/in-context/lexicon").permutation(words.length);
+  return lexicon === "words" ? words : Array.from(shuffled, (i) => words[i]!);
+}
+
 /** The words and which tokens of a latent frame are shown. */
 function lexiconOf(config: InContextConfig, { lexical, grid }: Tokenizer) {
   if (!lexical?.words) {
@@ -132,10 +143,8 @@ function lexiconOf(config: InContextConfig, { lexical, grid }: Tokenizer) {
       "lower `layers` or `frames`",
     );
   }
-  const words = lexical.words().map((word) => wordsOf(word).join(""));
-  const shuffled = new Random(0, "eval/in-context/lexicon").permutation(words.length);
   return {
-    shown: config.lexicon === "words" ? words : Array.from(shuffled, (i) => words[i]!),
+    shown: shownWords(config.lexicon, lexical.words()),
     perFrame: lexical.layers.slice(0, config.layers).reduce((sum, n) => sum + n, 0),
   };
 }
@@ -193,7 +202,10 @@ async function collect(config: InContextConfig, context: EvalContext) {
 }
 
 /** Captions of the train split, for the language model. */
-async function readCaptions(config: InContextConfig, context: EvalContext): Promise<string[]> {
+export async function readCaptions(
+  config: Pick<InContextConfig, "lm">,
+  context: Pick<EvalContext, "dataset">,
+): Promise<string[]> {
   const train = await context.dataset("train");
   const captions: string[] = [];
   for (const index of chooseClips(train.size, config.lm.captions, config.lm.seed)) {

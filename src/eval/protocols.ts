@@ -373,6 +373,15 @@ export const protocols = {
       "PSNR of enlarged clips against the true ones, from the small clip's true tokens or from ones of which a generator made a share; of `interpolated`: the same small tokens decoded and enlarged bilinearly.",
     fixed: { ...psnrChoices, average: "frames, then clips", small: "triangle filter" },
   },
+  "in-context:generation": {
+    measures:
+      "What a frozen language model that learned from text alone writes in context: captions and answers (the share that names the clip's own factor) and denoised tokens of clips (tokens as they should be, corrupted ones repaired, PSNR against the clip as decoded from its own tokens).",
+    fixed: {
+      decoding: "the most probable word, of the whole vocabulary",
+      examples: "drawn by seed and clip from the other clips",
+      spread: "standard error of a share",
+    },
+  },
   "in-context:classification": {
     measures:
       "Few-shot classification of clips by their tokens as words under a frozen language model that learned from text alone (SPAE, Yu et al. 2023; the terms are those of Frozen, Tsimpoukelli et al. 2021).",

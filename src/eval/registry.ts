@@ -12,6 +12,7 @@ import * as fad from "./fad-suite.ts";
 import * as fid from "./fid-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as fvd from "./fvd-suite.ts";
+import * as inContextGeneration from "./in-context-generation-suite.ts";
 import * as inContext from "./in-context-suite.ts";
 import * as inceptionScore from "./inception-score-suite.ts";
 import * as probe from "./probe-suite.ts";
@@ -37,6 +38,7 @@ export const suites = {
   recognition,
   probe,
   "in-context": inContext,
+  "in-context-generation": inContextGeneration,
   "super-resolution": superResolution,
   "token-consistency": consistency,
   pyramid,
@@ -83,6 +85,8 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return probe.build(config, name);
     case "in-context":
       return inContext.build(config, name);
+    case "in-context-generation":
+      return inContextGeneration.build(config, name);
     case "efficiency":
       return efficiency.build(config, name);
     case "audit":
