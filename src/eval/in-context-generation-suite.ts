@@ -17,7 +17,14 @@ import { WordVocabulary, wordsOf } from "../models/text-lm.ts";
 import { Random } from "../runtime/random.ts";
 import { int32 } from "../runtime/tensors.ts";
 import { hostDecoder } from "../tokenizers/host.ts";
-import { checkClipShape, chooseClips, clipKeys, ClipStream, clipSampling, toBytes } from "./clips.ts";
+import {
+  checkClipShape,
+  chooseClips,
+  clipKeys,
+  ClipStream,
+  clipSampling,
+  toBytes,
+} from "./clips.ts";
 import {
   decoderNames,
   lineLengths,
