@@ -194,6 +194,7 @@ async function gatherSources(run: OpenedRun, request: TaskRequest): Promise<Sour
   const sounds = await Promise.all(request.audio.map((file) => readSound(run, file)));
   // Words are checked before anything is sampled.
   const limit = run.objective!.textLength ?? 0;
+  await run.objective!.space.text?.vectors?.prepare(request.text);
   for (const text of request.text) {
     run.objective!.space.text?.encode(text, limit);
   }

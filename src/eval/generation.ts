@@ -215,6 +215,9 @@ export function clipGenerator(
         clipsOf(sources),
         sources.map(() => variant),
       );
+      if (parts.text) {
+        await text?.vectors?.prepare(sources.map(({ caption }) => caption ?? ""));
+      }
       const materials = sources.map(({ caption, audio: wave }, i) => {
         const visual = ids.subarray(i * tokens, (i + 1) * tokens);
         return {

@@ -31,6 +31,8 @@ export interface Places {
   readonly grid: readonly [number, number, number];
   /** Frames and levels; 0 frames without sound. */
   readonly audio: readonly [frames: number, levels: number];
+  /** Channels W of a text encoder's vectors; 0 or left out where text is tokens. */
+  readonly textWidth?: number;
 }
 
 /** The first place of each modality. */
@@ -50,6 +52,8 @@ export interface SlotTensors {
   readonly places: tf.Tensor2D;
   /** [B, S] int32: 0 given, 1 made. */
   readonly roles: tf.Tensor2D;
+  /** Where text is vectors: a table [R, W] whose first row is zeros, and each slot's row [B, S] int32. */
+  readonly vectors?: { readonly table: tf.Tensor2D; readonly rows: tf.Tensor2D };
 }
 
 export interface PrefixLm {
@@ -92,6 +96,11 @@ export function buildPrefixLm(
   const embed = scope.child("embed");
   const table = embed.param("tokens", [vocabulary, width], normal(std)) as tf.Tensor2D;
   const roleTable = embed.param("roles", [2, width], normal(std)) as tf.Tensor2D;
+  const { textWidth = 0 } = places;
+  const textMap =
+    textWidth > 0
+      ? (embed.param("text/map", [textWidth, width], normal(std)) as tf.Tensor2D)
+      : undefined;
   const positions = config.positions satisfies Positions;
   const parts = [
     places.text > 0
@@ -120,9 +129,14 @@ export function buildPrefixLm(
   }
 
   /** [B, S] to [B, S, D]. */
-  function embedSlots({ ids, places: at, roles }: SlotTensors): tf.Tensor3D {
-    const sum = tf.add(embedding(table, ids), embedding(placeTable(), at));
-    return tf.add(sum, embedding(roleTable, roles)) as tf.Tensor3D;
+  function embedSlots({ ids, places: at, roles, vectors }: SlotTensors): tf.Tensor3D {
+    const placed = tf.add(embedding(table, ids), embedding(placeTable(), at));
+    const sum = tf.add<tf.Tensor3D>(placed, embedding(roleTable, roles));
+    if (!textMap || !vectors) {
+      return sum;
+    }
+    const mapped = tf.matMul<tf.Tensor2D>(vectors.table, textMap); // [R, D], the first row zeros
+    return tf.add(sum, embedding(mapped, vectors.rows) as tf.Tensor3D);
   }
 
   const run = (x: tf.Tensor3D, attend: Attend) =>

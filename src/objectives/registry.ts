@@ -7,6 +7,7 @@ import { buildCausal, causalSchema } from "./causal.ts";
 import { buildDiffusion, diffusionSchema } from "./diffusion.ts";
 import { buildMasked, maskedSchema } from "./masked.ts";
 import { buildMultimodal, multimodalSchema } from "./multimodal/objective.ts";
+import { checkText } from "./multimodal/text.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
 import { needsBoth } from "./sampling.ts";
 import { buildSuperResolution, superResolutionSchema } from "./super-resolution/objective.ts";
@@ -40,6 +41,11 @@ export function checkObjective(
       message: `guidance ${config.sampling.guidance} needs a network that was trained without conditions at times, but objective.label_dropout is 0`,
       hint: "set objective.label_dropout=0.1, or objective.sampling.guidance=1",
     });
+  }
+  if (config.type === "multimodal" && config.text) {
+    for (const fault of checkText(config.text)) {
+      problems.push({ ...fault, path: `objective.text.${fault.path}` });
+    }
   }
   if ("tasks" in config && config.tasks.length > 0) {
     const names: string[] = config.tasks.map(({ task }) => task);

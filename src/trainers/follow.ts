@@ -79,7 +79,7 @@ async function trainStages(run: RunContext, config: Experiment): Promise<void> {
     return;
   }
   await meet(run); // rank 0 makes the tokens
-  const modalities = openModalities(run.dir, config.objective);
+  const modalities = openModalities(run.dir, config.objective, run.device);
   const objective = makeObjective(config, tokenizer, train, modalities)!;
-  await trainStage(run, transformerStage(run, config, objective, modalities));
+  await trainStage(run, await transformerStage(run, config, objective, modalities));
 }

@@ -12,7 +12,6 @@ import { readStoreInfo } from "../data/token-store/format.ts";
 import { TokenStore } from "../data/token-store/reader.ts";
 import { clipChanges } from "../objectives/changes.ts";
 import { usesAudio } from "../objectives/multimodal/objective.ts";
-import { vocabularyOf } from "../objectives/multimodal/words.ts";
 import type { ObjectiveConfig } from "../objectives/registry.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { HostTensor } from "../runtime/tensors.ts";
@@ -21,9 +20,10 @@ import { latestCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import type { RunContext, Split } from "./context.ts";
 import type { Experiment } from "./experiment.ts";
 import { checkpointDir } from "./loop.ts";
-import { audioPath, type Modalities, readsText, wordsPath } from "./modalities.ts";
+import { audioPath, type Modalities, readsText, textLengthOf, textOf } from "./modalities.ts";
 import { getVariable } from "./packing.ts";
 import { loadStoreTokenizer, soundPath } from "./tokenize.ts";
+import { prepareText } from "./text.ts";
 import { readTokens, type TokenCache, tokensPath } from "./tokens.ts";
 import type { TokenSource } from "./transformer-stage.ts";
 
@@ -104,15 +104,16 @@ export function cacheOfStore(path: string, split: Split, companion?: string): To
  * tokenizer of its sound.
  * @throws UserError when the store's sound was tokenized otherwise
  */
-export function takeModalities(
-  run: Pick<RunContext, "dir">,
+export async function takeModalities(
+  run: Pick<RunContext, "dir" | "device" | "seed">,
   path: string,
   config: ObjectiveConfig | undefined,
-): void {
+  onProgress: (what: string, done: number, total: number) => void,
+): Promise<void> {
   mkdirSync(join(run.dir, "modalities"), { recursive: true });
   if (readsText(config)) {
-    const words = vocabularyOf(captionsOfStore(path, "train"));
-    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
+    const captions = () => captionsOfStore(path, "train");
+    await prepareText(run, textOf(config), textLengthOf(config), captions, onProgress);
   }
   if (config?.type === "multimodal" && usesAudio(config)) {
     const { window, levels, codes } = config.audio;

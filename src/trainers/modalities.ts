@@ -3,7 +3,7 @@
  * tokenizer, and the codes of every clip's sound. All of it is a pure function of data and seed, made
  * once and kept in the run folder:
  *
- *   modalities/words.json          the vocabulary of captions
+ *   modalities/words.json, ...     how captions are read (text.ts)
  *   modalities/audio.safetensors   the codebooks of the audio tokenizer
  *   tokens/<split>.audio.arrow     codes [frames × levels] a clip, rows as in the tokens' file
  *   tokens/<split>.low.arrow       tokens of the small clips of super-resolution
@@ -15,10 +15,12 @@ import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { onePass } from "../data/loader.ts";
 import { type MultimodalConfig, usesAudio, usesText } from "../objectives/multimodal/objective.ts";
-import { type TextTokenizer, vocabularyOf, wordTokenizer } from "../objectives/multimodal/words.ts";
+import type { TextConfig } from "../objectives/multimodal/text.ts";
+import type { TextTokenizer } from "../objectives/multimodal/words.ts";
 import type { TokenBatch } from "../objectives/objective.ts";
 import type { ObjectiveConfig } from "../objectives/registry.ts";
 import type { SuperResolution } from "../objectives/super-resolution/objective.ts";
+import type { Device } from "../runtime/device.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
 import {
@@ -29,6 +31,7 @@ import {
 import { reduceClip } from "../tokenizers/low-resolution.ts";
 import type { RunContext, Split } from "./context.ts";
 import { turn } from "./signals.ts";
+import { openText, prepareText } from "./text.ts";
 import {
   cacheTokens,
   captionsOf,
@@ -56,7 +59,6 @@ export interface ModalityCaches {
   readonly low?: TokenCache;
 }
 
-export const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
 export const audioPath = (dir: string): string => join(dir, "modalities", "audio.safetensors");
 
 /**
@@ -65,21 +67,14 @@ export const audioPath = (dir: string): string => join(dir, "modalities", "audio
  * @throws Interrupted between two pieces when a stop was asked for
  */
 export async function prepareModalities(
-  run: Pick<RunContext, "dir" | "stop" | "seed">,
+  run: Pick<RunContext, "dir" | "device" | "stop" | "seed">,
   config: ObjectiveConfig | undefined,
   splits: readonly { readonly dataset: Dataset; readonly clips: number }[],
   onProgress: (what: string, done: number, total: number) => void,
 ): Promise<void> {
-  if (readsText(config) && !existsSync(wordsPath(run.dir))) {
-    mkdirSync(join(run.dir, "modalities"), { recursive: true });
-    const words = vocabularyOf(captionsOf(tokensPath(run.dir, "train")));
-    if (words.length === 0) {
-      throw new UserError(
-        "the objective reads captions, and the clips have none",
-        "use a data set with captions, or leave the text out (super-resolution: objective.text_length=0)",
-      );
-    }
-    writeFileAtomic(wordsPath(run.dir), `${JSON.stringify(words)}\n`);
+  if (readsText(config)) {
+    const captions = () => captionsOf(tokensPath(run.dir, "train"));
+    await prepareText(run, textOf(config), textLengthOf(config), captions, onProgress);
   }
   if (config?.type !== "multimodal" || !usesAudio(config)) {
     return;
@@ -90,7 +85,7 @@ export async function prepareModalities(
     const file = await fitAudio(run.seed, config, train.dataset, train.clips);
     writeFileAtomic(audioPath(run.dir), file);
   }
-  const { audio } = openModalities(run.dir, config);
+  const { audio } = openModalities(run.dir, config, run.device);
   for (const { dataset, clips } of splits) {
     const path = tokensPath(run.dir, dataset.split, "audio");
     if (existsSync(path)) {
@@ -111,6 +106,14 @@ export async function prepareModalities(
     writeTokens(path, { size: clips, length, ids, labels: new Int32Array(clips).fill(-1) });
   }
 }
+
+/** How an objective reads captions; as words where it does not say. */
+export const textOf = (config: ObjectiveConfig | undefined): TextConfig | undefined =>
+  config?.type === "multimodal" ? config.text : undefined;
+
+/** The most tokens of a text. */
+export const textLengthOf = (config: ObjectiveConfig | undefined): number =>
+  config?.type === "multimodal" || config?.type === "super-resolution" ? config.text_length : 0;
 
 /** Whether an objective reads captions. */
 export function readsText(config: ObjectiveConfig | undefined): boolean {
@@ -194,15 +197,19 @@ export function loadAudio(file: Uint8Array, { audio }: MultimodalConfig): AudioT
 }
 
 /** The tokenizers of a run that was prepared. */
-export function openModalities(dir: string, config: ObjectiveConfig | undefined): Modalities {
-  const words = readsText(config)
-    ? (JSON.parse(readFileSync(wordsPath(dir), "utf8")) as string[])
+export function openModalities(
+  dir: string,
+  config: ObjectiveConfig | undefined,
+  device: Device,
+): Modalities {
+  const text = readsText(config)
+    ? openText(dir, textOf(config), textLengthOf(config), device)
     : undefined;
   if (config?.type !== "multimodal" || !usesAudio(config)) {
-    return words ? { text: wordTokenizer(words) } : {};
+    return text ? { text } : {};
   }
   const audio = loadAudio(readFileSync(audioPath(dir)), config);
-  return { audio, ...(words && { text: wordTokenizer(words) }) };
+  return { audio, ...(text && { text }) };
 }
 
 /** The caches of a split. */

@@ -97,7 +97,7 @@ export async function openRun(
     if (options.tokenizerOnly || config.objective === undefined) {
       return opened;
     }
-    const modalities = openModalities(dir, config.objective);
+    const modalities = openModalities(dir, config.objective, device);
     const objective = makeObjective(config, tokenizer, { classes }, modalities)!;
     scopes.push(objective.scope);
     const { steps } = trainer.transformer;

@@ -231,9 +231,9 @@ async function runStages(
     if (store === null) {
       await prepareModalities(run, config.objective, cached, note);
     } else {
-      takeModalities(run, store, config.objective);
+      await takeModalities(run, store, config.objective, note);
     }
-    const modalities = openModalities(run.dir, config.objective);
+    const modalities = openModalities(run.dir, config.objective, run.device);
     const built = makeObjective(config, tokenizer, train, modalities)!;
     for (const { dataset, clips } of cached) {
       if (isSuperResolution(built)) {
@@ -255,7 +255,7 @@ async function runStages(
 
     // 3. The transformer learns from tokens.
     await meet(run);
-    await trainStage(run, transformerStage(run, config, built, modalities));
+    await trainStage(run, await transformerStage(run, config, built, modalities));
     const last = finalCheckpoint(run.dir, "transformer", trainer.transformer.steps, run.warn);
     loadAveraged(built.scope, last);
     writeTables(run);

@@ -34,12 +34,12 @@ export function openOnce(
 }
 
 /** The training of a transformer on the tokens that a run has cached. */
-export function transformerStage(
+export async function transformerStage(
   run: RunContext,
   config: Experiment,
   objective: Objective,
   modalities: ReturnType<typeof openModalities>,
-): Task {
+): Promise<Task> {
   const { trainer, seed } = config;
   const { store } = trainer.tokens;
   const source = (split: Split): TokenSource =>
@@ -51,6 +51,10 @@ export function transformerStage(
         }
       : sourceOfStore(run.dir, store, split, config.objective, modalities);
   const tokens = { train: source("train"), validation: source("validation") };
+  for (const { modalities: read } of Object.values(tokens)) {
+    // A text encoder embeds the captions once.
+    await modalities.text?.vectors?.prepare(read?.captions ?? []);
+  }
   if (isDiffusion(objective)) {
     const { mean, deviation } = latentStatistics(tokens.train.tokens, objective.width);
     setVariable(objective.mean, mean);

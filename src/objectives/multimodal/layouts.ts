@@ -165,7 +165,7 @@ export interface Material {
   readonly variant?: ArrayLike<number>;
   /** Audio codes [frames, levels], each in its level's range. */
   readonly audio?: ArrayLike<number>;
-  /** Text tokens; -1 pads. */
+  /** Text tokens, or rows of an encoder's table; -1 pads. */
   readonly text?: ArrayLike<number>;
 }
 
@@ -187,7 +187,10 @@ export function fillLayout(
         return slot.id;
       case "text": {
         const word = material.text?.[slot.index] ?? -1;
-        return word < 0 ? special.pad : vocabulary.text.first + word;
+        // An encoder's texts share one id.
+        return word < 0
+          ? special.pad
+          : vocabulary.text.first + Math.min(word, vocabulary.text.size - 1);
       }
       case "visual": {
         const changed = i < prefix && taskParts[task].visual === "variant";
@@ -203,6 +206,22 @@ export function fillLayout(
       }
     }
   });
+}
+
+/**
+ * Where the vectors of texts are read from: each slot's row of a table of `text` vectors a sample behind
+ * one row of zeros, which all other slots and all padding read.
+ * @param text rows of a sample's text in its encoder's table; -1 pads
+ */
+export function vectorRows(
+  { slots }: Layout,
+  text: ArrayLike<number> | undefined,
+  sample: number,
+  { text: length }: Sizes,
+): Int32Array {
+  return Int32Array.from(slots, (slot) =>
+    slot.kind === "text" && (text?.[slot.index] ?? -1) >= 0 ? 1 + sample * length + slot.index : 0,
+  );
 }
 
 /** Tasks whose sequences have one length, trained together in a step (alternating gradient descent). */

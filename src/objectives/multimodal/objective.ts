@@ -33,8 +33,11 @@ import {
   paddingShares,
   type Sizes,
   taskParts,
+  vectorRows,
 } from "./layouts.ts";
 import { buildGenerator, type GenerateOptions, type Generated } from "./sampler.ts";
+import { textSchema } from "./text.ts";
+import { vectorInputs } from "./vectors.ts";
 import { layVocabulary, type Vocabulary } from "./vocabulary.ts";
 
 export const multimodalSchema = closed(
@@ -65,6 +68,7 @@ export const multimodalSchema = closed(
       default: 64,
       description: "Text positions of a sequence; shorter texts are padded.",
     }),
+    text: Type.Optional(textSchema),
     prefix_frames: Type.Integer({
       minimum: 1,
       default: 1,
@@ -196,6 +200,7 @@ export function buildMultimodal(
     text: config.text_length,
     grid: space.grid,
     audio: [audioFrames, audioLevels],
+    textWidth: space.text?.vectors?.width ?? 0,
   } as const;
   const first = firstPlaces(places);
   const layouts = names.map((task) => layTask(task, sizes));
@@ -284,18 +289,18 @@ export function buildMultimodal(
       const counted = new Float32Array(size * count);
       const sound = new Float32Array(size * count);
       const prefix = new Int32Array(size);
+      const vectors = space.text?.vectors;
+      const rows = new Int32Array(size * length);
       const random = new Random(seed, "multimodal/text", step);
       for (let b = 0; b < size; b++) {
         const hide = random.uniform() < config.label_dropout && training;
         const task = chosen[b]!;
         const layout = layouts[task]!;
-        const sequence = fillLayout(
-          layout,
-          materialOf(batch, b, hide),
-          vocabulary,
-          space.factors,
-          sizes,
-        );
+        const material = materialOf(batch, b, hide);
+        const sequence = fillLayout(layout, material, vocabulary, space.factors, sizes);
+        if (vectors) {
+          rows.set(vectorRows(layout, material.text, b, sizes).subarray(0, length), b * length);
+        }
         prefix[b] = layout.prefix;
         ids.set(sequence.subarray(0, length), b * length);
         at.set(slotPlaces[task]!.subarray(0, length), b * length);
@@ -315,6 +320,7 @@ export function buildMultimodal(
         targets: int32([size, count], targets),
         counted: float32([size, count], counted),
         sound: float32([size, count], sound),
+        ...(vectors && vectorInputs(vectors, batch.texts ?? new Int32Array(0), size, rows)),
       };
     },
 
@@ -325,6 +331,12 @@ export function buildMultimodal(
           ids: inputs.ids as tf.Tensor2D,
           places: inputs.places as tf.Tensor2D,
           roles: inputs.roles as tf.Tensor2D,
+          ...(inputs.text_vectors && {
+            vectors: {
+              table: inputs.text_vectors as tf.Tensor2D,
+              rows: inputs.text_rows as tf.Tensor2D,
+            },
+          }),
         },
         inputs.prefix as tf.Tensor1D,
         count,

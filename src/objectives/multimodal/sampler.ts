@@ -21,7 +21,8 @@ import { scan } from "../../runtime/scan.ts";
 import { float32, int32 } from "../../runtime/tensors.ts";
 import type { TokenSpace } from "../objective.ts";
 import { type DrawConfig, draw, guidanceScale, guide, needsBoth } from "../sampling.ts";
-import { fillLayout, type Layout, type Material, type Sizes } from "./layouts.ts";
+import { fillLayout, type Layout, type Material, type Sizes, vectorRows } from "./layouts.ts";
+import { vectorInputs } from "./vectors.ts";
 import { splitFactors, type Vocabulary } from "./vocabulary.ts";
 
 /** Slots that one call makes at most where the device has loops: between calls progress is told. */
@@ -92,6 +93,12 @@ export function buildGenerator(
       ids: inputs.ids as tf.Tensor2D,
       places: inputs.places as tf.Tensor2D,
       roles: inputs.roles as tf.Tensor2D,
+      ...(inputs.text_vectors && {
+        vectors: {
+          table: inputs.text_vectors as tf.Tensor2D,
+          rows: inputs.text_rows as tf.Tensor2D,
+        },
+      }),
     });
     const functions = {
       prefill: device.compile(`multimodal/prefill/${key}`, (inputs) => ({
@@ -175,6 +182,7 @@ export function buildGenerator(
       ids: int32([total, prefix], given),
       places: int32([total, prefix], repeated(places.subarray(0, prefix), total)),
       roles: int32([total, prefix], new Int32Array(total * prefix)),
+      ...(space.text?.vectors && textVectors(layout, materials, total, hideText)),
     });
 
     // What comes after the last drawn slot need not be computed.
@@ -231,6 +239,23 @@ export function buildGenerator(
     }
     return readOut(layout, sequences.slice(0, size));
   };
+
+  /** The vectors of the samples' texts; the second copies, for guidance, have none. */
+  function textVectors(
+    layout: Layout,
+    materials: readonly Material[],
+    total: number,
+    hideText: boolean,
+  ) {
+    const { text: length } = sizes;
+    const texts = new Int32Array(total * length).fill(-1);
+    const rows = new Int32Array(total * layout.prefix);
+    for (const [b, { text }] of hideText ? [] : materials.entries()) {
+      texts.set(Int32Array.from(text ?? []), b * length);
+      rows.set(vectorRows(layout, text, b, sizes).subarray(0, layout.prefix), b * layout.prefix);
+    }
+    return vectorInputs(space.text!.vectors!, texts, total, rows);
+  }
 
   /** The outputs of sequences, as tokenizers take them. */
   function readOut({ slots, prefix }: Layout, sequences: readonly Int32Array[]): Generated {

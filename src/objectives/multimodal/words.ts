@@ -16,6 +16,18 @@ export interface TextTokenizer {
    */
   encode(text: string, limit: number): Int32Array;
   decode(ids: ArrayLike<number>): string;
+  /** Where texts are vectors of an encoder: ids are rows of a table that grows with the texts. */
+  readonly vectors?: TextVectors;
+}
+
+/** The vectors behind the ids of a text encoder. */
+export interface TextVectors {
+  /** Channels of a vector. */
+  readonly width: number;
+  /** Embed texts that are new; a text must have been embedded before it is encoded. */
+  prepare(texts: Iterable<string>): Promise<void>;
+  /** The vectors of ids: [n, width], each of mean 0 and variance 1; zeros for negative ids. */
+  rows(ids: ArrayLike<number>): Float32Array;
 }
 
 /** Words and punctuation of a text, in lower case. */
