@@ -9,13 +9,14 @@ import type { TextVectors } from "./words.ts";
  * @param rows [B, S] what each slot reads
  */
 export function vectorInputs(
-  { width, rows: read }: TextVectors,
+  vectors: TextVectors,
   texts: Int32Array,
   size: number,
   rows: Int32Array,
 ): HostTensors {
+  const { width } = vectors;
   const table = new Float32Array((texts.length + 1) * width);
-  table.set(read(texts), width);
+  table.set(vectors.rows(texts), width);
   return {
     text_vectors: float32([texts.length + 1, width], table),
     text_rows: int32([size, rows.length / size], rows),
