@@ -19,7 +19,8 @@ import { elementwiseCases } from "../test/runtime/cases/elementwise.ts";
 import { reductionAndProductCases } from "../test/runtime/cases/reductions.ts";
 import { resamplingCases } from "../test/runtime/cases/resampling.ts";
 import { shapingCases } from "../test/runtime/cases/shaping.ts";
-import { disagreement, type KernelCase, useDevice } from "../test/runtime/harness.ts";
+import { type KernelCase } from "../test/runtime/case.ts";
+import { disagreement, useDevice } from "../test/runtime/harness.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

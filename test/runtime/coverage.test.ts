@@ -12,15 +12,9 @@ import { FEATURES, NATIVE_NODES } from "../../src/runtime/native/device.ts";
 import { ONNX_RULES } from "../../src/runtime/onnx/device.ts";
 import { TORCH_FEATURES, TORCH_RULES } from "../../src/runtime/torch/lowering.ts";
 import { traceFunction } from "../../src/runtime/trace.ts";
-import { composedCases } from "./cases/composed.ts";
-import { compositeCases } from "./cases/composite.ts";
-import { convolutionCases } from "./cases/convolution.ts";
-import { elementwiseCases } from "./cases/elementwise.ts";
-import { fusedCases } from "./cases/fused.ts";
-import { reductionAndProductCases } from "./cases/reductions.ts";
-import { resamplingCases } from "./cases/resampling.ts";
-import { shapingCases } from "./cases/shaping.ts";
-import { caseFunction, device } from "./harness.ts";
+import { allCases } from "./cases/all.ts";
+import { caseFunction } from "./case.ts";
+import { device } from "./harness.ts";
 
 const kernels = new Set<string>();
 const gradients = new Set<string>();
@@ -69,16 +63,7 @@ beforeAll(async () => {
       };
     }
   }
-  for (const kernelCase of [
-    ...elementwiseCases,
-    ...shapingCases,
-    ...reductionAndProductCases,
-    ...convolutionCases,
-    ...compositeCases,
-    ...composedCases,
-    ...fusedCases,
-    ...resamplingCases,
-  ]) {
+  for (const kernelCase of allCases) {
     const inputs = signature(kernelCase.inputs);
     const { graph } = traceFunction(kernelCase.name, caseFunction(kernelCase), inputs, FEATURES);
     for (const node of liveNodes(graph)) {

@@ -9,7 +9,8 @@ import { describe, expect, test } from "vitest";
 import type { Device } from "../../src/runtime/device.ts";
 import { conv3d, layerNorm, silu } from "../../src/runtime/ops.ts";
 import { float32, type HostTensor } from "../../src/runtime/tensors.ts";
-import { device, normals, TESTED } from "./harness.ts";
+import { normals } from "./case.ts";
+import { device, TESTED } from "./harness.ts";
 import { trainingDigest } from "./step.ts";
 
 const PROGRAM = fileURLToPath(new URL("step.ts", import.meta.url));

@@ -10,7 +10,8 @@ import type { Traceable } from "../../src/runtime/device.ts";
 import { findAddon } from "../../src/runtime/native/addon.ts";
 import { attention, conv3d, gelu, groupNorm, layerNorm } from "../../src/runtime/ops.ts";
 import { float32, type HostTensor } from "../../src/runtime/tensors.ts";
-import { device, normals } from "./harness.ts";
+import { normals } from "./case.ts";
+import { device } from "./harness.ts";
 
 const { missing } = findAddon();
 

@@ -12,7 +12,8 @@ import { checkpoint } from "../../src/runtime/checkpoint.ts";
 import { cacheWrite, conv3d, gelu } from "../../src/runtime/ops.ts";
 import { float32, int32, item } from "../../src/runtime/tensors.ts";
 import { type InputSpec, traceFunction } from "../../src/runtime/trace.ts";
-import { compare, device, normals } from "./harness.ts";
+import { normals } from "./case.ts";
+import { compare, device } from "./harness.ts";
 
 const { addon, missing } = findAddon();
 if (missing !== undefined) {

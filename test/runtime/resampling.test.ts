@@ -3,7 +3,8 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { describe, expect, test } from "vitest";
 import { linearMaps, resamplingCases } from "./cases/resampling.ts";
-import { device, disagreement, normals, TESTED } from "./harness.ts";
+import { normals } from "./case.ts";
+import { device, disagreement, TESTED } from "./harness.ts";
 
 describe.each(TESTED)("resampling on %s", (type) => {
   test.each(resamplingCases)("$name", async (kernelCase) => {

@@ -12,15 +12,8 @@ import { cachedAttention, cacheWrite, gelu } from "../../src/runtime/ops.ts";
 import { scan, SCAN } from "../../src/runtime/scan.ts";
 import { float32, type HostTensors } from "../../src/runtime/tensors.ts";
 import { traceFunction } from "../../src/runtime/trace.ts";
-import {
-  compare,
-  device,
-  evaluate,
-  type KernelCase,
-  normals,
-  TESTED,
-  type Tested,
-} from "./harness.ts";
+import { type KernelCase, normals } from "./case.ts";
+import { compare, device, evaluate, TESTED, type Tested } from "./harness.ts";
 
 const DEVICES: readonly Tested[] = ["reference", ...TESTED];
 

@@ -6,7 +6,8 @@ import { afterEach, describe, expect, test } from "vitest";
 import type { Device } from "../../src/runtime/device.ts";
 import { conv3d, groupNorm } from "../../src/runtime/ops.ts";
 import { float32, type HostTensors, int32, item } from "../../src/runtime/tensors.ts";
-import { compare, device, normals, TESTED } from "./harness.ts";
+import { normals } from "./case.ts";
+import { compare, device, TESTED } from "./harness.ts";
 
 afterEach(() => tf.disposeVariables());
 

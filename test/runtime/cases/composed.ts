@@ -2,7 +2,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { int32 } from "../../../src/runtime/tensors.ts";
-import { type KernelCase, normals, type Tensors, uniforms } from "../harness.ts";
+import { type KernelCase, normals, type Tensors, uniforms } from "../case.ts";
 
 function depthwise(
   name: string,

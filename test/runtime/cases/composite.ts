@@ -18,7 +18,7 @@ import {
   normals,
   type Tensors,
   uniforms,
-} from "../harness.ts";
+} from "../case.ts";
 
 /** Variances and their gradients lose a digit against the reference's float64 sums. */
 const NORM = 3e-5;

@@ -6,7 +6,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { conv3d, type Pad, silu } from "../../../src/runtime/ops.ts";
 import type { HostTensor } from "../../../src/runtime/tensors.ts";
-import { afterConvolution, type KernelCase, normals, type Tensors, uniforms } from "../harness.ts";
+import { afterConvolution, type KernelCase, normals, type Tensors, uniforms } from "../case.ts";
 
 type Three = readonly [number, number, number];
 

@@ -3,7 +3,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { gelu, silu, stopGradient } from "../../../src/runtime/ops.ts";
 import { bool, float32, type HostTensor } from "../../../src/runtime/tensors.ts";
-import { afterConvolution, integers, type KernelCase, normals, uniforms } from "../harness.ts";
+import { afterConvolution, integers, type KernelCase, normals, uniforms } from "../case.ts";
 
 type Unary = (x: tf.Tensor) => tf.Tensor;
 

@@ -10,7 +10,7 @@ import { cachedAttention, cacheWrite } from "../../../src/runtime/ops.ts";
 import { bool, float32, int32 } from "../../../src/runtime/tensors.ts";
 import { hasKernel } from "../../../src/runtime/tracing.ts";
 import { adamwUpdate } from "../../../src/trainers/optimizers.ts";
-import { type KernelCase, normals, type Tensors, uniforms } from "../harness.ts";
+import { type KernelCase, normals, type Tensors, uniforms } from "../case.ts";
 
 const asCache = (x: tf.Tensor | undefined): tf.Tensor4D => x as tf.Tensor4D;
 

@@ -9,7 +9,7 @@ import {
   normals,
   type Tensors,
   uniforms,
-} from "../harness.ts";
+} from "../case.ts";
 
 type Reduce = (x: tf.Tensor, axis?: number | number[], keepDims?: boolean) => tf.Tensor;
 

@@ -2,7 +2,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { float32 } from "../../../src/runtime/tensors.ts";
-import { afterConvolution, type KernelCase, normals, type Tensors, uniforms } from "../harness.ts";
+import { afterConvolution, type KernelCase, normals, type Tensors, uniforms } from "../case.ts";
 
 const image = (label: string) => normals(label, [2, 5, 6, 3]);
 const clip = (label: string) => normals(label, [1, 4, 5, 6, 2]);

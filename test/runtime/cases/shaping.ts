@@ -3,7 +3,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { depthToSpace3d, embedding, spaceToDepth3d } from "../../../src/runtime/ops.ts";
 import { bool, float32, type HostTensor, int32 } from "../../../src/runtime/tensors.ts";
-import { afterConvolution, integers, type KernelCase, normals, type Tensors } from "../harness.ts";
+import { afterConvolution, integers, type KernelCase, normals, type Tensors } from "../case.ts";
 
 const image = (label: string): HostTensor => normals(label, [2, 3, 4, 5]);
 const clip = (label: string): HostTensor => normals(label, [1, 2, 3, 4, 5]);
