@@ -18,6 +18,7 @@ import { convolutionCases } from "../test/runtime/cases/convolution.ts";
 import { elementwiseCases } from "../test/runtime/cases/elementwise.ts";
 import { reductionAndProductCases } from "../test/runtime/cases/reductions.ts";
 import { resamplingCases } from "../test/runtime/cases/resampling.ts";
+import { decodedLogits, relativeError } from "../test/runtime/cases/decode.ts";
 import { shapingCases } from "../test/runtime/cases/shaping.ts";
 import { type KernelCase } from "../test/runtime/case.ts";
 import { disagreement, useDevice } from "../test/runtime/harness.ts";
@@ -97,6 +98,19 @@ for (const each of cases) {
   if (message !== "") {
     failed += 1;
     process.stdout.write(`DISAGREES ${each.name}\n  ${message.replaceAll("\n", "\n  ")}\n`);
+  }
+}
+if (values.only === "") {
+  // With variables, which the cases above have none of: decoding through a cache.
+  const places = [0, 1, 2, 130, 191];
+  for (const batch of [1, 3, 9]) {
+    const want = await decodedLogits(await openDevice({ type: "reference" }), batch, places);
+    const error = relativeError(await decodedLogits(device, batch, places), want);
+    ran += 1;
+    if (!(error <= tolerance)) {
+      failed += 1;
+      process.stdout.write(`DISAGREES decoding of ${batch}: ${error}\n`);
+    }
   }
 }
 process.stdout.write(`${ran - failed} of ${ran} cases agree with reference\n`);

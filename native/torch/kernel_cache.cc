@@ -15,6 +15,39 @@
 
 namespace tessera {
 
+const char* const kPrelude = R"(
+typedef unsigned short bf16;
+#define FORCE __device__ __forceinline__
+FORCE void put(float& to, float x) { to = x; }
+FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+FORCE float get(float x) { return x; }
+FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
+#define INFINITY_ __int_as_float(0x7f800000)
+// Sums of two numbers over a block of THREADS, for every thread. All threads have been here when it returns.
+template <int THREADS> FORCE void total(float& a, float& b, float* room) {
+  #pragma unroll
+  for (int o = 16; o > 0; o >>= 1) {
+    a += __shfl_xor_sync(0xffffffffu, a, o);
+    b += __shfl_xor_sync(0xffffffffu, b, o);
+  }
+  if (THREADS > 32) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    __syncthreads();
+    if (lane == 0) {
+      room[warp] = a;
+      room[32 + warp] = b;
+    }
+    __syncthreads();
+    a = b = 0.0f;
+    #pragma unroll
+    for (int k = 0; k < THREADS / 32; k++) {
+      a += room[k];
+      b += room[32 + k];
+    }
+  }
+}
+)";
+
 #ifdef TESSERA_CUDA
 
 namespace {

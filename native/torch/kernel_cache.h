@@ -14,6 +14,14 @@ struct CompiledKernel;
 // The kernel called `name` of a source. `defines` go in front of it.
 const CompiledKernel* compiled(const std::string& source, const std::string& name, const std::string& defines, int device);
 
+// What kernels written by hand begin with: types, conversions, and sums over a block.
+extern const char* const kPrelude;
+
+template <typename... T>
+std::vector<void*> arguments(T&... values) {
+  return {static_cast<void*>(&values)...};
+}
+
 // Start it on the current stream.
 void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments,
             unsigned sharedBytes = 0);

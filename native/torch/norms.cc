@@ -9,12 +9,6 @@ namespace {
 using at::Tensor;
 
 const char* kSource = R"(
-typedef unsigned short bf16;
-#define FORCE __device__ __forceinline__
-FORCE void put(float& to, float x) { to = x; }
-FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
-FORCE float get(float x) { return x; }
-FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
 template <typename T> struct alignas(sizeof(T) * VEC) Pack { T v[VEC]; };
 template <typename T> FORCE Pack<T> load(const T* p) { return *(const Pack<T>*)p; }
 template <typename T> FORCE void store(T* p, const Pack<T>& x) { *(Pack<T>*)p = x; }
@@ -249,39 +243,9 @@ extern "C" __global__ void gnGradApply(const X* __restrict__ x, const D* __restr
 )";
 
 const char* kLayerSource = R"(
-typedef unsigned short bf16;
-#define FORCE __device__ __forceinline__
-FORCE void put(float& to, float x) { to = x; }
-FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
-FORCE float get(float x) { return x; }
-FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
 template <typename T> struct alignas(sizeof(T) * VEC) Pack { T v[VEC]; };
 template <typename T> FORCE Pack<T> load(const T* p) { return *(const Pack<T>*)p; }
 template <typename T> FORCE void store(T* p, const Pack<T>& x) { *(Pack<T>*)p = x; }
-
-// Sums of two numbers over the block, for every thread.
-FORCE void total(float& a, float& b, float* room) {
-  #pragma unroll
-  for (int o = 16; o > 0; o >>= 1) {
-    a += __shfl_xor_sync(0xffffffffu, a, o);
-    b += __shfl_xor_sync(0xffffffffu, b, o);
-  }
-  if (THREADS > 32) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    __syncthreads();
-    if (lane == 0) {
-      room[warp] = a;
-      room[32 + warp] = b;
-    }
-    __syncthreads();
-    a = b = 0.0f;
-    #pragma unroll
-    for (int k = 0; k < THREADS / 32; k++) {
-      a += room[k];
-      b += room[32 + k];
-    }
-  }
-}
 
 // x [R, C]: a block takes a row; its thread VEC neighbouring values.
 extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restrict__ x, const float* __restrict__ scale,
@@ -296,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restr
     #pragma unroll
     for (int e = 0; e < VEC; e++) { v[e] = get(a.v[e]); s += v[e]; }
   }
-  total(s, none, room);
+  total<THREADS>(s, none, room);
   const float mean = s / C;
   float q = 0.0f;
   if (in) {
@@ -304,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restr
     for (int e = 0; e < VEC; e++) { v[e] -= mean; q += v[e] * v[e]; }
   }
   none = 0.0f;
-  total(q, none, room);
+  total<THREADS>(q, none, room);
   const float rate = rsqrtf(q / C + epsilon);
   if (in) {
     Pack<Y> made;
@@ -343,7 +307,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __rest
         b += d[e] * h[e];
       }
     }
-    total(a, b, room);
+    total<THREADS>(a, b, room);
     a /= C;
     b /= C;
     if (in) {
@@ -397,88 +361,6 @@ extern "C" __global__ void lnParameters(const float* __restrict__ part, float* d
 )";
 
 // A query [D] over the places up to its own of one head's keys and values [N, D]: a block each.
-const char* kCachedSource = R"(
-typedef unsigned short bf16;
-#define FORCE __device__ __forceinline__
-FORCE void put(float& to, float x) { to = x; }
-FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
-FORCE float get(float x) { return x; }
-FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
-extern "C" __global__ void __launch_bounds__(256) cached(const X* __restrict__ q, const K* __restrict__ keys, const K* __restrict__ values,
-                                                         const int* __restrict__ position, Y* y, float scale, int places, int count,
-                                                         long qb, long qh, long qn, int heads) {
-  extern __shared__ float scores[];
-  __shared__ float query[D], room[8], sums[256];
-  const int n = blockIdx.x % count;
-  const long bh = blockIdx.x / count;
-  const int seen = min(places, position[0] + n + 1);
-  const X* own = q + (bh / heads) * qb + (bh % heads) * qh + n * qn;
-  for (int k = threadIdx.x; k < D; k += 256) query[k] = get(own[k]) * scale;
-  __syncthreads();
-  const K* head = keys + bh * (long)places * D;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float top = -INFINITY_;
-  // Four lanes a key: a warp takes eight keys at a time.
-  const int part = lane % 4;
-  for (int j0 = warp * 8; j0 < seen; j0 += 64) {
-    const int j = j0 + lane / 4;
-    float s = 0.0f;
-    if (j < seen) {
-      const K* row = head + (long)j * D;
-      #pragma unroll
-      for (int k = part * 4; k < D; k += 16) {
-        #pragma unroll
-        for (int e = 0; e < 4; e++) s += query[k + e] * get(row[k + e]);
-      }
-    }
-    s += __shfl_xor_sync(0xffffffffu, s, 1);
-    s += __shfl_xor_sync(0xffffffffu, s, 2);
-    if (j < seen) {
-      if (part == 0) scores[j] = s;
-      top = fmaxf(top, s);
-    }
-  }
-  #pragma unroll
-  for (int o = 16; o > 0; o >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, o));
-  if (lane == 0) room[warp] = top;
-  __syncthreads();
-  top = room[0];
-  for (int k = 1; k < 8; k++) top = fmaxf(top, room[k]);
-  __syncthreads();
-  float total = 0.0f;
-  for (int j = threadIdx.x; j < seen; j += 256) {
-    const float e = expf(scores[j] - top);
-    scores[j] = e;
-    total += e;
-  }
-  #pragma unroll
-  for (int o = 16; o > 0; o >>= 1) total += __shfl_xor_sync(0xffffffffu, total, o);
-  if (lane == 0) room[warp] = total;
-  __syncthreads();
-  total = 0.0f;
-  for (int k = 0; k < 8; k++) total += room[k];
-  const K* from = values + bh * (long)places * D;
-  const int groups = 256 / D, group = threadIdx.x / D, d = threadIdx.x % D;
-  float sum = 0.0f;
-  if (group < groups) {
-    #pragma unroll 8
-    for (int j = group; j < seen; j += groups) sum += scores[j] * get(from[(long)j * D + d]);
-    sums[threadIdx.x] = sum;
-  }
-  __syncthreads();
-  if (threadIdx.x < D) {
-    sum = 0.0f;
-    for (int g = 0; g < groups; g++) sum += sums[g * D + threadIdx.x];
-    put(y[(bh * count + n) * D + threadIdx.x], sum / total);
-  }
-}
-)";
-
-template <typename... T>
-std::vector<void*> arguments(T&... values) {
-  return {static_cast<void*>(&values)...};
-}
-
 // Whether the kernels above take these sizes.
 bool groupFits(int64_t c, int64_t groups, int64_t vec) {
   return c % vec == 0 && c / vec <= 256 && c <= 1024 && 256 % (c / vec) == 0 && c % groups == 0;
@@ -500,7 +382,7 @@ GroupKernels groupKernels(const Instruction& i, const Tensor& x, int64_t groups,
   const int64_t rows = 256 / (k.c / vec);
   // About four blocks for each of 132 multiprocessors, each with some rows to do.
   k.parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>((132 * 8 + k.b - 1) / k.b, (k.p + rows * 4 - 1) / (rows * 4))));
-  k.defines = "#define VEC " + std::to_string(vec) + "\n#define C " + std::to_string(k.c) + "\n#define G " +
+  k.defines = kPrelude + std::string("#define VEC ") + std::to_string(vec) + "\n#define C " + std::to_string(k.c) + "\n#define G " +
               std::to_string(groups) + "\n#define P " + std::to_string(k.p) + "\n#define THREADS 256\n#define SILU " +
               (silu ? "1" : "0") + "\ntypedef " + (x.scalar_type() == at::kBFloat16 ? "unsigned short" : "float") + " X;\ntypedef " +
               (y == at::kBFloat16 ? "unsigned short" : "float") + " Y;\ntypedef " +
@@ -587,7 +469,7 @@ static std::string layerDefines(int64_t c, at::ScalarType x, at::ScalarType d, a
   const int64_t vec = c % 8 == 0 && c >= 2048 ? 8 : 4;
   threads = static_cast<int>((c / vec + 31) / 32 * 32);
   auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
-  return "#define VEC " + std::to_string(vec) + "\n#define C " + std::to_string(c) + "\n#define THREADS " +
+  return kPrelude + std::string("#define VEC ") + std::to_string(vec) + "\n#define C " + std::to_string(c) + "\n#define THREADS " +
          std::to_string(threads) + "\ntypedef " + name(x) + " X;\ntypedef " + name(y) + " Y;\ntypedef " + name(d) + " D;\n";
 }
 
@@ -627,60 +509,6 @@ void cudaLayerNormGrad(const Instruction& i, const Tensor& given, const Tensor& 
          arguments(px, pd, ps, pt, px2, pp, count, pr, pn));
   launch(compiled(kLayerSource, "lnParameters", defines, x.device().index()), static_cast<unsigned>((c + 31) / 32), 1, 256,
          arguments(pp, pds, pdh, n));
-}
-
-const char* kCacheSource = R"(
-typedef unsigned short bf16;
-#define FORCE __device__ __forceinline__
-FORCE void put(float& to, float x) { to = x; }
-FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
-FORCE float get(float x) { return x; }
-FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
-extern "C" __global__ void write(const X* __restrict__ rows, Y* cache, const int* __restrict__ position, int all, int heads, int count,
-                                 int d, int places, long rb, long rh, long rn) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= all) return;
-  const int e = i % d, n = i / d % count, h = i / d / count % heads, b = i / d / count / heads;
-  const int place = position[0] + n;
-  if (place < 0 || place >= places) return;
-  put(cache[(((long)b * heads + h) * places + place) * d + e], get(rows[b * rb + h * rh + n * rn + e]));
-}
-)";
-
-// Write rows [B, h, n, d] into a cache [B, h, N, d] at a position. False where the kernel does not fit.
-bool cudaCacheWrite(Tensor& cache, const Tensor& rows, const Tensor& position) {
-  auto plain = [](at::ScalarType t) { return t == at::kFloat || t == at::kBFloat16; };
-  if (!cache.is_cuda() || !cache.is_contiguous() || rows.stride(3) != 1 || !plain(cache.scalar_type()) || !plain(rows.scalar_type())) {
-    return false;
-  }
-  auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
-  const std::string defines = "typedef " + name(rows.scalar_type()) + " X;\ntypedef " + name(cache.scalar_type()) + " Y;\n";
-  void *pr = rows.data_ptr(), *pc = cache.data_ptr(), *pp = position.data_ptr();
-  int all = static_cast<int>(rows.numel()), heads = static_cast<int>(rows.size(1)), count = static_cast<int>(rows.size(2));
-  int d = static_cast<int>(rows.size(3)), places = static_cast<int>(cache.size(2));
-  int64_t rb = rows.stride(0), rh = rows.stride(1), rn = rows.stride(2);
-  launch(compiled(kCacheSource, "write", defines, cache.device().index()), static_cast<unsigned>((all + 255) / 256), 1, 256,
-         arguments(pr, pc, pp, all, heads, count, d, places, rb, rh, rn));
-  return true;
-}
-
-bool cudaCachedAttentionFits(const Tensor& q, const Tensor& keys, const Tensor& values) {
-  const int64_t d = q.size(3);
-  return q.is_cuda() && d % 16 == 0 && d <= 256 && q.stride(3) == 1 && keys.is_contiguous() && values.is_contiguous() &&
-         values.size(3) == d && keys.size(2) <= 16384 && keys.scalar_type() == values.scalar_type();
-}
-
-void cudaCachedAttention(const Tensor& q, const Tensor& keys, const Tensor& values, const Tensor& position, double scale, Tensor& y) {
-  auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
-  const std::string defines = "#define D " + std::to_string(q.size(3)) + "\n#define INFINITY_ __int_as_float(0x7f800000)\ntypedef " +
-                              name(q.scalar_type()) + " X;\ntypedef " + name(keys.scalar_type()) + " K;\ntypedef " +
-                              name(y.scalar_type()) + " Y;\n";
-  void *pq = q.data_ptr(), *pk = keys.data_ptr(), *pv = values.data_ptr(), *pp = position.data_ptr(), *py = y.data_ptr();
-  float factor = static_cast<float>(scale);
-  int places = static_cast<int>(keys.size(2)), count = static_cast<int>(q.size(2)), heads = static_cast<int>(q.size(1));
-  int64_t qb = q.stride(0), qh = q.stride(1), qn = q.stride(2);
-  launch(compiled(kCachedSource, "cached", defines, q.device().index()), static_cast<unsigned>(q.size(0) * q.size(1) * q.size(2)), 1, 256,
-         arguments(pq, pk, pv, pp, py, factor, places, count, qb, qh, qn, heads), static_cast<unsigned>(places * sizeof(float)));
 }
 
 }  // namespace tessera

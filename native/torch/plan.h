@@ -86,6 +86,7 @@ void addShaping(Registry&);
 void addReductions(Registry&);
 void addNetworks(Registry&);
 void addFused(Registry&);
+void addDecoding(Registry&);
 void addDistributed(Registry&);
 const Registry& kernels();
 

@@ -31,6 +31,7 @@ const Registry& kernels() {
     addReductions(r);
     addNetworks(r);
     addFused(r);
+    addDecoding(r);
     addDistributed(r);
     return r;
   }();

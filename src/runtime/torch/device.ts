@@ -16,6 +16,7 @@ import type { HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { type Group, type Membership, openGroup } from "../group.ts";
 import { orderCollectives } from "./collectives.ts";
+import { fewRows } from "./few-rows.ts";
 import { fuse } from "./fuse.ts";
 import { writeInPlace } from "./in-place.ts";
 import { TORCH_FEATURES, TORCH_RULES } from "./lowering.ts";
@@ -88,7 +89,7 @@ export async function openTorchDevice(
 
   const optimised = (plan: Plan): Plan =>
     orderCollectives(
-      separate(withoutDead(plan), (part) =>
+      separate(fewRows(withoutDead(plan)), (part) =>
         fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
       ),
     );

@@ -1,0 +1,26 @@
+/** @file Decoding on the devices of PyTorch, in both precisions, against `reference`. */
+
+import { expect, test } from "vitest";
+import { openDevice } from "../../src/runtime/registry.ts";
+import { isBuilt } from "../../src/runtime/torch/native.ts";
+import { decodedLogits, relativeError } from "./cases/decode.ts";
+
+const PLACES = [0, 1, 2, 130, 191];
+
+if (!isBuilt()) {
+  process.stderr.write("not tested: the addon for PyTorch is not built\n");
+}
+
+test.skipIf(!isBuilt()).each([1, 3, 9])("batch %s", async (batch) => {
+  const reference = await openDevice({ type: "reference" });
+  const want = await decodedLogits(reference, batch, PLACES);
+  for (const [precision, tolerance] of [
+    ["fp32", 1e-4],
+    ["bf16", 2e-2],
+  ] as const) {
+    const device = await openDevice({ type: "torch-cpu", precision });
+    const got = await decodedLogits(device, batch, PLACES);
+    expect(relativeError(got, want)).toBeLessThan(tolerance);
+    device.dispose();
+  }
+});
