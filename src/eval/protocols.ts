@@ -400,6 +400,30 @@ export const protocols = {
       inside: "at least three tokens from every border before and after",
     },
   },
+  "sound:si-sdr": {
+    measures:
+      "Scale-invariant signal-to-distortion ratio of decoded sound (Le Roux et al. 2019), averaged over sounds.",
+    fixed: { mean: "removed", silence: "sounds of mean square below 1e-8 left out", spread },
+  },
+  "sound:snr": {
+    measures: "Signal-to-noise ratio of decoded sound, averaged over sounds.",
+    fixed: { silence: "sounds of mean square below 1e-8 left out", spread },
+  },
+  "sound:log-mel": {
+    measures:
+      "Mean absolute difference of log-mel spectrograms of original and decoded sound, in dB.",
+    fixed: {
+      window: "Hann, 25 ms, hop 10 ms, next power of two",
+      bands:
+        "40 triangles equal in mel (2595 log10(1 + f/700)) from 60 Hz to half of the rate, at most one a bin",
+      floor: "power 1e-6",
+      spread,
+    },
+  },
+  "sound:rate": {
+    measures: "Bits of the tokens of sound a second, in kbit/s.",
+    fixed: { pixels: "none: seconds of sound" },
+  },
   "pyramid:psnr": {
     measures: "psnr:per-frame of clips decoded from the first n layers of a pyramid.",
     fixed: { ...psnrChoices, average: "dB over frames, then over clips" },

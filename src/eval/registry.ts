@@ -20,6 +20,7 @@ import * as pyramid from "./pyramid-suite.ts";
 import * as rate from "./rate-suite.ts";
 import * as recognition from "./recognition-suite.ts";
 import * as reconstruction from "./reconstruction.ts";
+import * as sound from "./sound-suite.ts";
 import type { Suite } from "./suite.ts";
 import * as superResolution from "./super-resolution-suite.ts";
 
@@ -42,6 +43,7 @@ export const suites = {
   "super-resolution": superResolution,
   "token-consistency": consistency,
   pyramid,
+  sound,
   efficiency,
   audit,
 } as const;
@@ -97,5 +99,7 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return consistency.build(config, name);
     case "pyramid":
       return pyramid.build(config, name);
+    case "sound":
+      return sound.build(config, name);
   }
 }

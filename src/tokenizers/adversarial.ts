@@ -169,11 +169,13 @@ export interface Adversary {
    * The generator's weighted share.
    * @param made [B, T, H, W, 3] with a gradient
    * @param rest the reconstruction losses as a function of the made clips, for the adaptive weight
+   * @param real the clips that were reconstructed, for feature matching
    */
   generator(
     made: tf.Tensor5D,
     step: tf.Scalar,
     rest: (made: tf.Tensor5D) => tf.Scalar,
+    real: tf.Tensor5D,
   ): { loss: tf.Scalar; metrics: { [name: string]: tf.Scalar } };
   /** The discriminator's loss; LeCAM's averages are assigned inside, only when `training`. */
   critic(

@@ -166,7 +166,10 @@ export interface Parts {
 
 /** Puts encoder, quantizer and decoder together; their variables go to `scope`. */
 export function assembleTokenizer(
-  config: Partial<TrainingConfig> & { readonly type: string; readonly quantizer: QuantizerConfig },
+  config: Partial<Omit<TrainingConfig, "adversarial">> & {
+    readonly type: string;
+    readonly quantizer: QuantizerConfig;
+  },
   clip: ClipShape,
   scope: Scope,
   { causal, latents, ...parts }: Parts,

@@ -16,11 +16,13 @@ import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { conv, type Layer, sequence } from "../models/layers.ts";
 import type { Scope } from "../models/scope.ts";
-import { conv3d, depthToSpace3d } from "../runtime/ops.ts";
+import { spectrogram } from "../models/spectrum.ts";
+import { depthToSpace3d } from "../runtime/ops.ts";
 import { assembleTokenizer, checkQuantizer } from "./autoencoder.ts";
 import type { Problem } from "./cnn.ts";
 import { initSchema } from "./inflation.ts";
 import { quantizerSchema } from "./quantizers/registry.ts";
+import { checkSoundAdversarial, soundAdversarialSchema } from "./sound-adversarial.ts";
 import type { ClipShape, Tokenizer } from "./tokenizer.ts";
 
 export const schema = closed(
@@ -57,6 +59,7 @@ export const schema = closed(
       description:
         "Window lengths of the spectrograms in samples, a quarter of which is the step. Windows that are longer than the sound are left out.",
     }),
+    adversarial: Type.Optional(soundAdversarialSchema),
     init: Type.Optional(initSchema),
   },
   { description: "Sound: a causal convolutional codec with residual codebooks (SoundStream)." },
@@ -77,7 +80,9 @@ export function check(config: SoundstreamConfig, { samples = 0 }: ClipShape): Pr
       hint: "set dataset.audio_rate, or use a tokenizer of clips",
     });
   }
-  return [...problems, ...checkQuantizer(config.quantizer, undefined)];
+  const fault =
+    samples > 0 && config.adversarial && checkSoundAdversarial(config.adversarial, samples);
+  return [...problems, ...(fault ? [fault] : []), ...checkQuantizer(config.quantizer, undefined)];
 }
 
 /** `x` [B, N, 1, 1, C] with zeros behind until its length is a multiple of `n`. */
@@ -175,28 +180,6 @@ function decoder(scope: Scope, config: SoundstreamConfig, width: number, samples
   layers.push(elu, conv(scope.child("head"), last));
   const network = sequence(layers);
   return (z) => tf.slice(network(z), [0, 0, 0, 0, 0], [z.shape[0], samples, 1, 1, 1]);
-}
-
-/** Cosines and sines of a Hann-windowed Fourier transform as a kernel [n, 1, 1, 1, 2·(n/2 + 1)]. */
-function fourierKernel(n: number): tf.Tensor5D {
-  const bins = Math.floor(n / 2) + 1;
-  const values = new Float32Array(n * 2 * bins);
-  for (let i = 0; i < n; i++) {
-    const hann = 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / n);
-    for (let k = 0; k < bins; k++) {
-      const angle = (2 * Math.PI * ((i * k) % n)) / n;
-      values[i * 2 * bins + k] = (hann * Math.cos(angle)) / Math.sqrt(n);
-      values[i * 2 * bins + bins + k] = (hann * Math.sin(angle)) / Math.sqrt(n);
-    }
-  }
-  return tf.tensor5d(values, [n, 1, 1, 1, 2 * bins]);
-}
-
-/** Magnitudes of a waveform's spectrogram: [B, N, 1, 1, 1] to [B, frames, 1, 1, n/2 + 1]. */
-export function spectrogram(x: tf.Tensor5D, n: number): tf.Tensor5D {
-  const both = conv3d(x, fourierKernel(n), { strides: [Math.max(1, Math.floor(n / 4)), 1, 1] });
-  const [real, imaginary] = tf.split<tf.Tensor5D>(both, 2, 4);
-  return tf.sqrt(tf.add(tf.add(tf.square(real!), tf.square(imaginary!)), 1e-5));
 }
 
 /** Builds the tokenizer for sound of `clip.samples` samples. */

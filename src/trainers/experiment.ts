@@ -178,15 +178,24 @@ export const checks: readonly Check<Experiment>[] = [
         ]
       : [],
   ({ tokenizer, evals }) =>
-    tokenizer.type === "soundstream" && Object.keys(evals).length > 0
-      ? [
-          {
-            path: "evals",
-            message: "these evaluations look at clips, and the tokenizer reads sound",
-            hint: "use `evals: {}`; held-out loss, SNR and use of the codes are in metrics.jsonl",
-          },
-        ]
-      : [],
+    Object.entries(evals).flatMap(([name, { type }]) =>
+      (tokenizer.type === "soundstream") === (type === "sound") || type === "fad"
+        ? []
+        : [
+            tokenizer.type === "soundstream"
+              ? {
+                  path: `evals.${name}`,
+                  message: `the evaluation ${type} looks at clips, and the tokenizer reads sound`,
+                  hint: "use `evals: { sound: '@sound' }`",
+                }
+              : {
+                  path: `evals.${name}`,
+                  message:
+                    "the evaluation sound listens to an audio tokenizer, and this one reads clips",
+                  hint: "use a soundstream tokenizer, or leave it out",
+                },
+          ],
+    ),
   ({ model }) =>
     model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
   ({ objective, dataset }) => (objective ? checkObjective(objective, dataset) : []),

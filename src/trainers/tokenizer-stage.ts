@@ -9,12 +9,16 @@ import { Loader, stack } from "../data/loader.ts";
 import type { Ranks } from "../runtime/collective.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensor, type HostTensors, uint8 } from "../runtime/tensors.ts";
-import { buildAdversary } from "../tokenizers/adversarial.ts";
+import { type AdversarialConfig, buildAdversary } from "../tokenizers/adversarial.ts";
 import type { TrainingConfig } from "../tokenizers/autoencoder.ts";
 import { inflate, type Init } from "../tokenizers/inflation.ts";
 import { buildPerceptual } from "../tokenizers/perceptual.ts";
 import type { QuantizerConfig } from "../tokenizers/quantizers/registry.ts";
 import { buildSemantic } from "../tokenizers/semantic.ts";
+import {
+  buildSoundAdversary,
+  type SoundAdversarialConfig,
+} from "../tokenizers/sound-adversarial.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
 import { latestCheckpoint, readCheckpoint } from "./checkpoint.ts";
 import type { StageOptions } from "./options.ts";
@@ -65,6 +69,9 @@ export function heldOutRows(size: number, batch: number, index: number): Uint32A
   return order.subarray(index * batch, (index + 1) * batch);
 }
 
+/** Tokenizers of clips and of sound have critics of their own; the rest they share. */
+type PixelTraining = Omit<TrainingConfig, "adversarial">;
+
 /**
  * The training of a tokenizer, with what its config adds to the tokenizer's own loss; with several ranks, one
  * rank's share of each batch.
@@ -75,13 +82,15 @@ export function tokenizerTask(
   train: Dataset,
   validation: Dataset,
   seed: number,
-  given: Partial<TrainingConfig> & {
+  given: Partial<PixelTraining> & {
     readonly type?: string;
     readonly quantizer?: QuantizerConfig;
+    readonly adversarial?: AdversarialConfig | SoundAdversarialConfig;
   } = {},
   ranks: Ranks = ALONE,
 ): Task {
-  const config: TrainingConfig = { l1_weight: 0, l2_weight: 1, image_share: 0, ...given };
+  const { adversarial, ...others } = given;
+  const config: PixelTraining = { l1_weight: 0, l2_weight: 1, image_share: 0, ...others };
   const audio = tokenizer.modality === "audio";
   const whole = options.batch / options.accumulate;
   const size = samplesOfRank(options, ranks);
@@ -95,7 +104,11 @@ export function tokenizerTask(
   let position: number | undefined;
   const held = Math.min(whole, validation.size);
   const perceptual = config.perceptual && buildPerceptual(config.perceptual);
-  const game = config.adversarial && buildAdversary(config.adversarial, tokenizer.clip, seed);
+  const game =
+    adversarial &&
+    ("scales" in adversarial
+      ? buildSoundAdversary(adversarial, seed)
+      : buildAdversary(adversarial, tokenizer.clip, seed));
 
   const semantic = given.quantizer?.type === "spae" ? buildSemantic(given.quantizer) : undefined;
 
@@ -174,7 +187,7 @@ export function tokenizerTask(
         metrics = { ...metrics, perceptual: distance };
       }
       if (game && training) {
-        const share = game.generator(made, step, (x) => rest(x, real));
+        const share = game.generator(made, step, (x) => rest(x, real), real);
         loss = tf.add(loss, share.loss);
         metrics = { ...metrics, ...share.metrics };
       }
@@ -185,15 +198,20 @@ export function tokenizerTask(
       adversary: {
         scope: game.scope,
         optimizer: {
-          beta1: config.adversarial!.beta1,
-          beta2: config.adversarial!.beta2,
+          beta1: adversarial!.beta1,
+          beta2: adversarial!.beta2,
           epsilon: options.epsilon,
           weight_decay: 0,
           clip_norm: options.clip_norm,
         },
-        lrRatio: config.adversarial!.lr_ratio,
+        lrRatio: adversarial!.lr_ratio,
         loss: (inputs, made, training) =>
-          game.critic(toPixels(inputs["clips"]!), made, inputs["step"] as tf.Scalar, training),
+          game.critic(
+            toModel(tokenizer, inputs["clips"]!),
+            made,
+            inputs["step"] as tf.Scalar,
+            training,
+          ),
       },
     }),
 

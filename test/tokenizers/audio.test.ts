@@ -6,6 +6,8 @@ import * as tf from "@tensorflow/tfjs-core";
 import { Ajv } from "ajv";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
+import { buildSuite } from "../../src/eval/registry.ts";
+import { logMelDistance, melBank, siSdr, snr } from "../../src/eval/sound-quality.ts";
 import { Scope } from "../../src/models/scope.ts";
 import { flattenLevels, unflattenLevels } from "../../src/tokenizers/flatten.ts";
 import {
@@ -14,11 +16,16 @@ import {
   type TokenizerConfig,
   tokenizerSchema,
 } from "../../src/tokenizers/registry.ts";
-import { spectrogram } from "../../src/tokenizers/soundstream.ts";
+import { spectrogram } from "../../src/models/spectrum.ts";
 import { readMetrics } from "../../src/trainers/logging/metrics.ts";
 import { trainStage } from "../../src/trainers/loop.ts";
 import { tokenizerTask } from "../../src/trainers/tokenizer-stage.ts";
-import { shapes } from "../eval/fakes.ts";
+import {
+  buildSoundAdversary,
+  featureMatching,
+  type SoundAdversarialConfig,
+} from "../../src/tokenizers/sound-adversarial.ts";
+import { context, shapes } from "../eval/fakes.ts";
 import { stageOptions, temporaryFolder, tinyRun } from "../trainers/support.ts";
 import { clips, sym, useReference, worstError } from "./helpers.ts";
 
@@ -138,6 +145,148 @@ describe("soundstream", () => {
       .map((line) => line["loss"] as number);
     expect(losses.at(-1)).toBeLessThan(0.9 * losses[0]!);
     expect(readFileSync(join(dir, "metrics.jsonl"), "utf8")).toContain('"snr"');
+  });
+});
+
+const critics = {
+  type: "soundstream",
+  adversarial: {
+    weight: 0.1,
+    feature_weight: 1,
+    scales: 2,
+    strides: [2, 2],
+    base_channels: 4,
+    stft_window: 32,
+    stft_channels: 4,
+    stft_levels: 2,
+  },
+};
+
+describe("critics of sound", () => {
+  const options = full({ ...config, ...critics });
+  const adversarial = (options as { adversarial: SoundAdversarialConfig }).adversarial;
+  const step = tf.scalar(0);
+  const waves = (seed: number) => clips([2, 100, 1, 1, 1], seed);
+  const no = () => tf.scalar(0);
+
+  it("are pushed apart on real and made sound, and all of each learns", () => {
+    const adversary = buildSoundAdversary(adversarial, 1);
+    const parameters = [...adversary.scope.trainable().values()];
+    const [real, made] = [waves(1), waves(2)];
+    const { value, grads } = tf.variableGrads(
+      () => adversary.critic(real, made, step, true).loss,
+      parameters,
+    );
+    // Untrained critics are near zero, where either hinge is one.
+    expect(value.dataSync()[0]).toBeGreaterThan(0.5);
+    expect(value.dataSync()[0]).toBeLessThan(6);
+    const named = [...adversary.scope.trainable()];
+    const untouched = named.filter(([, p]) => tf.max(tf.abs(grads[p.name]!)).dataSync()[0] === 0);
+    // A shift of all logits helps one hinge as much as it hurts the other while both are active.
+    expect(untouched.map(([name]) => name).filter((name) => !name.endsWith("head/bias"))).toEqual(
+      [],
+    );
+    // Three critics: two scales and the spectrogram's.
+    const kinds = new Set(named.map(([name]) => /discriminator\/(\w+)\//.exec(name)?.[1]));
+    expect([...kinds].toSorted()).toEqual(["scale0", "scale1", "spectrum"]);
+  });
+
+  it("follow SoundStream's equations on opinions made by hand", () => {
+    const opinion = (logits: number[], feature: number) => ({
+      logits: tf.tensor2d(logits, [1, logits.length]),
+      features: [tf.fill([1, 2, 1, 1, 1], feature) as tf.Tensor5D],
+    });
+    const [real, made] = [
+      [opinion([0], 1), opinion([0], 4)],
+      [opinion([0], 3), opinion([0], 5)],
+    ];
+    expect(featureMatching(real, made).dataSync()[0]).toBeCloseTo((2 + 1) / 2, 6);
+  });
+
+  it("give the sound a gradient, but not before their start; equal sounds match in features", () => {
+    const adversary = buildSoundAdversary({ ...adversarial, start: 5 }, 1);
+    const real = waves(1);
+    const slope = (made: tf.Tensor5D, at: number) =>
+      tf
+        .grad((x) => adversary.generator(x as tf.Tensor5D, tf.scalar(at), no, real).loss)(made)
+        .abs()
+        .sum()
+        .dataSync()[0]!;
+    expect(slope(waves(2), 4)).toBe(0);
+    expect(slope(waves(2), 5)).toBeGreaterThan(0);
+    const same = adversary.generator(real, step, no, real).metrics["features"]!;
+    expect(same.dataSync()[0]).toBe(0);
+  });
+
+  it("say what does not fit", () => {
+    const sound = { frames: 3, height: 8, width: 8, samples: 20 };
+    const [window] = checkTokenizer(options, sound);
+    expect(window!.path).toBe("adversarial.stft_window");
+    const none = full({ ...config, adversarial: { scales: 0, stft_window: 0 } });
+    expect(checkTokenizer(none, clip)[0]!.message).toContain("no critic");
+  });
+
+  it("train beside the tokenizer, which the suite then listens to", async () => {
+    const shape = { frames: 4, height: 8, width: 8, fps: 8, audio_rate: 400, size: 12, validation_size: 12 }; // biome-ignore format: one object
+    const [train, held] = [await shapes("train", shape), await shapes("validation", shape)];
+    const dir = temporaryFolder();
+    const run = await tinyRun(dir);
+    const tokenizer = buildTokenizer(options, { ...clip, samples: 200 }, Scope.root(1));
+    const stage = { ...stageOptions, steps: 30, batch: 4, lr: 0.01, checkpoint_every: 30 };
+    await trainStage(
+      run,
+      tokenizerTask(tokenizer, stage, train, held, 1, options as { adversarial: SoundAdversarialConfig }), // biome-ignore format: one call
+    );
+    const lines = readMetrics(join(dir, "metrics.jsonl")).filter(({ split }) => split === "train");
+    for (const name of ["adversarial", "features", "critic_real", "critic_made"]) {
+      expect(Number.isFinite(lines.at(-1)![name])).toBe(true);
+    }
+    expect(lines.at(-1)!["reconstruction"] as number).toBeLessThan(
+      lines[0]!["reconstruction"] as number,
+    );
+    const ctx = await context({
+      device: run.device,
+      tokenizer,
+      dataset: (split) => Promise.resolve(split === "train" ? train : held),
+    });
+    const suite = buildSuite({ type: "sound", split: "validation", clips: 7, seed: 0 }, "s");
+    const scores = new Map((await suite.run(ctx)).map((one) => [one.name, one]));
+    expect([...scores.keys()].toSorted()).toEqual(
+      ["entropy_kbps", "log_mel", "nominal_kbps", "si_sdr", "snr", "usage"].map((n) => `s/${n}`),
+    );
+    // 20 frames of three sub-ids of 3 bits in half a second.
+    expect(scores.get("s/nominal_kbps")!.value).toBeCloseTo((20 * 9) / 0.5 / 1000, 9);
+    expect(scores.get("s/entropy_kbps")!.value).toBeLessThan(0.36);
+    expect(scores.get("s/usage")!.value).toBeGreaterThan(0);
+    await Promise.all([train.close(), held.close()]);
+  });
+});
+
+describe("distances of sounds", () => {
+  const tone = (hertz: number, loud = 0.5) =>
+    Float32Array.from({ length: 1600 }, (_, i) => loud * Math.sin((2 * Math.PI * hertz * i) / 8000)); // biome-ignore format: one call
+
+  it("SI-SDR is blind to loudness and offset, SNR is not, noise lowers both as it must", () => {
+    const s = tone(440);
+    expect(siSdr(s, s.map((v) => 0.25 * v + 0.1))).toBeGreaterThan(90); // biome-ignore format: one call
+    expect(snr(s, s.map((v) => 0.5 * v))).toBeCloseTo(10 * Math.log10(4), 4); // biome-ignore format: one call
+    // Noise at right angles to the sound, a tenth as long.
+    const noisy = s.map((v, i) => v + 0.05 * Math.cos((2 * Math.PI * 440 * i) / 8000));
+    expect(siSdr(s, noisy)).toBeCloseTo(20, 2);
+    expect(snr(s, noisy)).toBeCloseTo(20, 2);
+    expect(siSdr(s, new Float32Array(1600))).toBe(-100);
+  });
+
+  it("log-mel distance: none of equal sounds, 6 dB of half as loud ones, more of other tones", () => {
+    const bank = melBank(8000);
+    expect(bank.bands.length).toBeGreaterThan(25);
+    expect(logMelDistance(tone(440), tone(440), bank)).toBe(0);
+    const noise = Float32Array.from(sym(3, 1600));
+    const softer = logMelDistance(noise, noise.map((v) => v / 2), bank); // biome-ignore format: one call
+    expect(softer).toBeCloseTo(20 * Math.log10(2), 1);
+    expect(logMelDistance(tone(440), tone(1760), bank)).toBeGreaterThan(
+      logMelDistance(tone(440), tone(466), bank),
+    );
   });
 });
 

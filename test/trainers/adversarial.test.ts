@@ -122,7 +122,7 @@ describe("losses", () => {
     const [x, y] = [clips([2, 3, 8, 8, 3], 1), clips([2, 3, 8, 8, 3], 2)];
     const rest = () => tf.scalar(0);
     const slopes = (n: number) => {
-      const made = tf.grad((z) => adversary.generator(z as tf.Tensor5D, step(n), rest).loss)(y);
+      const made = tf.grad((z) => adversary.generator(z as tf.Tensor5D, step(n), rest, x).loss)(y);
       const parameters = [...adversary.scope.trainable().values()];
       const { grads } = tf.variableGrads(
         () => adversary.critic(x, y, step(n), true).loss,
@@ -144,7 +144,7 @@ describe("losses", () => {
     const rest = (z: tf.Tensor5D): tf.Scalar => tf.mean(tf.squaredDifference(z, x));
     const length = (f: (z: tf.Tensor5D) => tf.Scalar) =>
       Math.sqrt(value(tf.sum(tf.square(tf.grad((z) => f(z as tf.Tensor5D))(y)))));
-    const ours = length((z) => adversary.generator(z, step(0), rest).loss);
+    const ours = length((z) => adversary.generator(z, step(0), rest, x).loss);
     expect(ours).toBeCloseTo(length(rest), 4);
   });
 
