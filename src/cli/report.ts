@@ -6,11 +6,20 @@ import type { Command } from "commander";
 import { UserError } from "../config/errors.ts";
 import { print } from "./output.ts";
 
+interface Options {
+  readonly out?: string;
+  readonly benchmarks?: boolean;
+}
+
 export function addReport(program: Command): void {
   program
     .command("report")
     .description("write the page of a run, of a sweep, or of several runs side by side")
-    .argument("<what...>", "a run folder; a sweep (folder, file or name); or several of them")
+    .argument(
+      "[what...]",
+      "a run folder; a sweep or study (folder, file or name); or several of them",
+    )
+    .option("--benchmarks", "the page of published numbers and claims: all papers', or those named")
     .option("--out <file>", "where to write it; needed for several")
     .addHelpText(
       "after",
@@ -21,9 +30,19 @@ are not finished too.
 Examples:
   tessera report results/quickstart/<hash>-s0
   tessera report results/sweeps/quickstart-seeds
-  tessera report results/quickstart results/sweeps/vocabulary --out both.html`,
+  tessera report results/quickstart results/sweeps/vocabulary --out both.html
+  tessera report results/studies/vocabulary.json --out vocabulary.html
+  tessera report --benchmarks magvit2`,
     )
-    .action(async (named: string[], { out }: { readonly out?: string }) => {
+    .action(async (named: string[], { out, benchmarks }: Options) => {
+      if (benchmarks) {
+        const { writeBenchmarks } = await import("../reports/report.ts");
+        print(writeBenchmarks(named, out ?? join("results", "benchmarks.html")));
+        return;
+      }
+      if (named.length === 0) {
+        throw new UserError("nothing is named", "give a run folder or a sweep, or --benchmarks");
+      }
       const [{ writeComparison, writeReport }, { sweepFolder }] = await Promise.all([
         import("../reports/report.ts"),
         import("../sweeps/folder.ts"),

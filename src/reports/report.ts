@@ -1,13 +1,19 @@
-/** @file Writes report.html into a run folder. Works on running and failed runs too, with what is there. */
+/** @file Writes the pages of runs (running and failed ones too), sweeps and benchmarks. */
 
-import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { existsSync, mkdirSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { UserError } from "../config/errors.ts";
+import { suggest } from "../config/problems.ts";
 import { SweepFolder } from "../sweeps/folder.ts";
 import { countStates, sweepState } from "../sweeps/state.ts";
+import { benchmarkPage } from "./benchmarks/page.ts";
+import { readBenchmarks } from "./benchmarks/schema.ts";
+import { claimRuns } from "./benchmarks/verdict.ts";
 import { compare } from "./compare/comparison.ts";
 import { comparisonPage } from "./compare/page.ts";
 import { findRuns } from "./compare/runs.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
+import { allStudies } from "./studies/evidence.ts";
 import { runPage } from "./page.ts";
 import { readRun } from "./run-folder.ts";
 import { tokenUsage } from "./tokens.ts";
@@ -49,6 +55,33 @@ export async function writeComparison(named: readonly string[], out: string): Pr
       ...(sweep ? ([["begun", sweep.record.created]] as const) : []),
     ],
   });
+  writeFileAtomic(out, page);
+  return out;
+}
+
+/**
+ * Write the page of published numbers and claims.
+ * @param names papers in configs/benchmarks; all when empty
+ * @throws UserError when a name is none
+ */
+export function writeBenchmarks(names: readonly string[], out: string): string {
+  const all = readBenchmarks();
+  for (const name of names) {
+    if (!all.has(name)) {
+      throw new UserError(
+        `there is no configs/benchmarks/${name}.yaml`,
+        suggest(name, [...all.keys()], "there are"),
+      );
+    }
+  }
+  const chosen = new Map([...all].filter(([name]) => names.length === 0 || names.includes(name)));
+  const studies = allStudies();
+  const page = benchmarkPage(
+    chosen,
+    (claim) => claimRuns(claim.sweep, "results", studies),
+    dirname(out),
+  );
+  mkdirSync(dirname(out), { recursive: true });
   writeFileAtomic(out, page);
   return out;
 }

@@ -102,3 +102,34 @@ for (const video of document.querySelectorAll("video")) {
   video.play().catch(() => { video.controls = true; });
 }
 `;
+
+/** Of pages with wide tables: tools above them, intervals, what links lead to. */
+export const tableCss = `
+main { max-width: 1280px; }
+.tools { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 0.6rem 0; }
+.tools input { font: inherit; padding: 0.35rem 0.7rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); color: var(--ink); min-width: min(22rem, 100%); }
+td a { color: inherit; text-decoration: none; } td a:hover, td a:focus-visible { text-decoration: underline; }
+td.best { font-weight: 700; } thead th a { color: inherit; }
+.interval { color: var(--ink-soft); font-size: 0.84em; }
+tr:target, section:target, details:target { outline: 2px solid var(--accent); }
+.fill { background: linear-gradient(to right, color-mix(in srgb, var(--accent) 16%, transparent) var(--share), transparent var(--share)); }
+`;
+
+/** Filters rows by words, and opens the details that a link leads to. */
+export const filterScript = `
+for (const input of document.querySelectorAll("input[data-filter]")) {
+  const table = document.getElementById(input.dataset.filter);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\\s+/).filter(Boolean);
+    for (const row of table.tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+  });
+}
+addEventListener("hashchange", open); open();
+function open() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (target && target.tagName === "DETAILS") target.open = true;
+}
+`;

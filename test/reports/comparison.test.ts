@@ -1,6 +1,5 @@
 /** @file Comparisons of runs made up for the purpose: tables, statistics beside them, formats, the page. */
 
-import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +13,7 @@ import { findRuns } from "../../src/reports/compare/runs.ts";
 import { longRows, runRows, wideTables } from "../../src/reports/compare/tables.ts";
 import { writeComparison } from "../../src/reports/report.ts";
 import { protocolHash } from "../../src/eval/suite.ts";
+import { browse, chromium } from "./browser.ts";
 
 let root: string;
 beforeAll(() => {
@@ -162,13 +162,6 @@ test("a Pareto front holds what nothing dominates, and only that", () => {
   );
 });
 
-const chromium = ["chromium", "chromium-browser", "google-chrome"].find(
-  (name) => spawnSync(name, ["--version"]).status === 0,
-);
-if (chromium === undefined) {
-  process.stdout.write("no Chromium is installed: the page is not opened in a browser\n");
-}
-
 describe("the page", () => {
   test("is one file that names nothing elsewhere, and no text breaks it", async () => {
     const page = readFileSync(await writeComparison([runs()], join(root, "page.html")), "utf8");
@@ -182,43 +175,27 @@ describe("the page", () => {
     "sorts, filters and opens protocols in Chromium, on a phone's width",
     async () => {
       const path = await writeComparison([runs()], join(root, "page.html"));
-      // Acts like a reader, then writes down what it saw.
-      const act = `<script>addEventListener("load", () => {
-      const faults = [];
-      const rows = (id) => [...document.getElementById(id).tBodies[0].rows];
-      const psnr = [...document.querySelectorAll("#configurations thead button")].find((b) => b.textContent.startsWith("reconstruction/psnr"));
-      psnr.click(); psnr.click();
-      const sorted = rows("configurations").map((row) => row.cells[0].textContent);
-      const input = document.querySelector('input[data-filter="runs"]');
-      input.value = "failed"; input.dispatchEvent(new Event("input"));
-      const left = rows("runs").filter((row) => !row.hidden).length;
-      const details = document.querySelector('details[id^="protocol-"]');
-      location.hash = details.id;
-      setTimeout(() => {
-        const wide = document.documentElement.scrollWidth > innerWidth;
-        document.body.dataset.seen = JSON.stringify({ sorted, left, open: details.open, wide });
-      }, 50);
-    });</script>`;
-      writeFileSync(path, readFileSync(path, "utf8").replace("</body>", `${act}</body>`));
-      const { stdout } = spawnSync(
-        chromium!,
-        [
-          "--headless",
-          "--no-sandbox",
-          "--disable-gpu",
-          "--window-size=390,844",
-          "--virtual-time-budget=3000",
-          "--dump-dom",
-          `file://${path}`,
-        ],
-        { encoding: "utf8", timeout: 60_000 },
+      const seen = browse(
+        path,
+        `const rows = (id) => [...document.getElementById(id).tBodies[0].rows];
+        const psnr = [...document.querySelectorAll("#configurations thead button")].find((b) => b.textContent.startsWith("reconstruction/psnr"));
+        psnr.click(); psnr.click();
+        const sorted = rows("configurations").map((row) => row.cells[0].textContent);
+        const input = document.querySelector('input[data-filter="runs"]');
+        input.value = "failed"; input.dispatchEvent(new Event("input"));
+        const left = rows("runs").filter((row) => !row.hidden).length;
+        const details = document.querySelector('details[id^="protocol-"]');
+        window.location.hash = document.querySelector('a[href="#' + details.id + '"]').getAttribute("href");
+        await new Promise((done) => setTimeout(done, 50));
+        return { sorted, left, open: details.open };`,
       );
-      const seen = /data-seen="([^"]*)"/.exec(stdout)?.[1]?.replaceAll("&quot;", '"') ?? "{}";
-      expect(JSON.parse(seen)).toEqual({
+      expect(seen).toEqual({
         sorted: ["8", "6", "4"],
         left: 1,
         open: true,
+        width: 390,
         wide: false,
+        faults: [],
       });
     },
   );

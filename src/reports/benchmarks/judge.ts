@@ -18,6 +18,8 @@ export interface TestResult {
   /** One value a seed: differences, or slopes. */
   readonly effects: readonly number[];
   readonly interval?: Interval;
+  /** Where the interval must lie; a side without an end is open. */
+  readonly holds?: { readonly from?: number; readonly to?: number };
 }
 
 /** A trial's value of the score in question. */
@@ -127,6 +129,7 @@ function judgeDifference(
       verdict: equivalence(interval, within!),
       text: `${name}: differs by ${effectText(raw, interval, relative)}, asked ${limit}, ${count}`,
       effects: raw,
+      holds: { from: -within!, to: within! },
       ...(interval && { interval }),
     };
   }
@@ -137,6 +140,7 @@ function judgeDifference(
     verdict: order(interval, margin),
     text: `${name}: better by ${effectText(gains, interval, relative)}${asked}, ${count}`,
     effects: gains,
+    holds: { from: margin },
     ...(interval && { interval }),
   };
 }
@@ -176,6 +180,7 @@ function judgeTrend(
       verdict: equivalence(interval, within!),
       text: `${name}: slope ${effectText(slopes, interval, relative)}, asked within ±${amount(within!, relative)}, ${count}`,
       effects: slopes,
+      holds: { from: -within!, to: within! },
       ...(interval && { interval }),
     };
   }
@@ -188,6 +193,7 @@ function judgeTrend(
     verdict: order(interval, margin),
     text: `${name}: ${is} by ${effectText(effects, interval, relative)} a step${asked}, ${count}`,
     effects,
+    holds: { from: margin },
     ...(interval && { interval }),
   };
 }

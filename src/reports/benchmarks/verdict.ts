@@ -10,7 +10,7 @@ import type { ComparedRun } from "../compare/runs.ts";
 import { findRuns } from "../compare/runs.ts";
 import { allStudies, committedRuns } from "../studies/evidence.ts";
 import type { Claim, Entry } from "./schema.ts";
-import { judgeTest } from "./judge.ts";
+import { judgeTest, type TestResult } from "./judge.ts";
 
 export interface Verdict {
   readonly verdict: "reproduced" | "not reproduced" | "holds" | "fails" | "undecided" | "not run";
@@ -18,6 +18,8 @@ export interface Verdict {
   readonly ours: readonly string[];
   /** What to do, or what is missing. */
   readonly missing?: string;
+  /** A claim's tests, one by one. */
+  readonly tests?: readonly TestResult[];
 }
 
 /** Judge a published number. */
@@ -97,5 +99,6 @@ export function judgeClaim(claim: Claim, study: ClaimRuns | undefined): Verdict 
       ...(unfinished > 0 ? [`${unfinished} of ${study.runs.length} trials have no scores`] : []),
     ],
     ...(missing && { missing: `${study.from} lacks ${missing.text}` }),
+    tests: results,
   };
 }

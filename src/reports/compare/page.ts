@@ -12,7 +12,7 @@ import { type Html, html, raw } from "../html.ts";
 import { mediaFigures } from "../media.ts";
 import { readJson } from "../run-folder.ts";
 import { flatten } from "../scores.ts";
-import { css, script } from "../style.ts";
+import { css, filterScript, script, tableCss } from "../style.ts";
 import { bandChart, type Chart, scoreChart, tradeoffCharts } from "./charts.ts";
 import type { Comparison } from "./comparison.ts";
 import { cellText, columnTitle, differenceText, MISSING } from "./tables.ts";
@@ -65,7 +65,7 @@ export async function comparisonPage(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${options.title}</title>
 <link rel="icon" href="data:,">
-<style>${raw(css)}${raw(ownCss)}</style>
+<style>${raw(css)}${raw(tableCss)}</style>
 </head>
 <body>
 <main>
@@ -90,35 +90,6 @@ ${provenanceHtml(comparison)}
 `;
   return page.text;
 }
-
-const ownCss = `
-main { max-width: 1280px; }
-.tools { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 0.6rem 0; }
-.tools input { font: inherit; padding: 0.35rem 0.7rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); color: var(--ink); min-width: min(22rem, 100%); }
-td a { color: inherit; text-decoration: none; } td a:hover, td a:focus-visible { text-decoration: underline; }
-td.best { font-weight: 700; } thead th a { color: inherit; }
-.interval { color: var(--ink-soft); font-size: 0.84em; }
-tr:target, section:target, details:target { outline: 2px solid var(--accent); }
-.fill { background: linear-gradient(to right, color-mix(in srgb, var(--accent) 16%, transparent) var(--share), transparent var(--share)); }
-`;
-
-const filterScript = `
-for (const input of document.querySelectorAll("input[data-filter]")) {
-  const table = document.getElementById(input.dataset.filter);
-  input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\\s+/).filter(Boolean);
-    for (const row of table.tBodies[0].rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
-    }
-  });
-}
-addEventListener("hashchange", open); open();
-function open() {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target && target.tagName === "DETAILS") target.open = true;
-}
-`;
 
 const head = (comparison: Comparison): Html[] => [
   ...[...comparison.axes, "seeds"].map(
