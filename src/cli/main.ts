@@ -5,8 +5,14 @@
  * 130 and 143 stopped by a signal.
  */
 
-import { exitCodeOfError } from "./failures.ts";
-import { buildProgram } from "./program.ts";
+import module from "node:module";
+
+// Node 22 and later keep what they have compiled. Everything else is loaded after this.
+(module as { enableCompileCache?: () => void }).enableCompileCache?.();
+const [{ exitCodeOfError }, { buildProgram }] = await Promise.all([
+  import("./failures.ts"),
+  import("./program.ts"),
+]);
 
 // A reader that goes away (`tessera show X | head`) is no error.
 for (const stream of [process.stdout, process.stderr]) {

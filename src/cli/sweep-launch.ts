@@ -123,9 +123,10 @@ async function gpusOf(folder: SweepFolder, asked: string | undefined): Promise<s
     },
   );
   const found = failed ? [] : (stdout ?? "").split("\n").filter((line) => line.trim() !== "");
-  if (found.length < folder.sweep.resources.gpus) {
+  const { gpus, tasks } = folder.sweep.resources;
+  if (found.length < gpus * tasks) {
     throw new UserError(
-      `trials want ${folder.sweep.resources.gpus} GPUs each, and this machine shows ${found.length}`,
+      `trials want ${gpus * tasks} GPUs each, and this machine shows ${found.length}`,
       "name them with --gpus 0,1,..., or set resources.gpus in the sweep file",
     );
   }

@@ -27,12 +27,16 @@ export function sweepProgram(folder: SweepFolder): string[] {
   return programOf(code === undefined ? ownRoot : resolve(folder.dir, "code", code));
 }
 
-/** The words that run a trial. */
-export function trialCommand(folder: SweepFolder, trial: TrialRow): string[] {
+/**
+ * The words that run a trial.
+ * @param ranks processes that it starts itself; 1 where a scheduler starts each of them
+ */
+export function trialCommand(folder: SweepFolder, trial: TrialRow, ranks = 1): string[] {
   const config = resolve(folder.configPath(trial));
   const { command } = folder.sweep;
   if (command === undefined) {
-    return [...sweepProgram(folder), "run", config, "--reuse"];
+    const devices = ranks > 1 ? ["--devices", String(ranks)] : [];
+    return [...sweepProgram(folder), "run", config, "--reuse", ...devices];
   }
   const values: { readonly [name: string]: string } = {
     config,

@@ -49,9 +49,10 @@ export async function runLocal(folder: SweepFolder, options: LocalOptions): Prom
   const guide = guideOf(folder, journal);
   noteReused(folder, journal);
 
-  const { cores, gpus: gpusEach } = folder.sweep.resources;
+  const { cores, gpus: gpusOfRank, tasks } = folder.sweep.resources;
+  const gpusEach = gpusOfRank * tasks;
   const freeGpus = [...(options.gpus ?? [])];
-  const jobs = options.jobs ?? defaultJobs(cores, gpusEach, freeGpus.length);
+  const jobs = options.jobs ?? defaultJobs(cores * tasks, gpusEach, freeGpus.length);
   const retries = folder.sweep.retries;
 
   const states = sweepState(folder);

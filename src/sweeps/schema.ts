@@ -195,7 +195,8 @@ export const sweepSchema = closed(
         tasks: Type.Integer({
           minimum: 1,
           default: 1,
-          description: "Slurm: processes a trial over all nodes (data parallel), by srun.",
+          description:
+            "Processes a trial (data parallel), each with `cores` and `gpus`: over all nodes by srun, on this machine by `tessera run --devices`.",
         }),
         gpu_type: Type.Optional(
           Type.String({ description: "Slurm: kind of GPU, as in gpu:h100:1." }),

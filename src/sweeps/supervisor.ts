@@ -56,7 +56,9 @@ export function supervise(
   const begin = performance.now();
   const ooms = readOomCount();
   const log = openSync(folder.logPath(trial.id, mine), "a");
-  const [program, ...words] = [...(options.prefix ?? []), ...trialCommand(folder, trial)];
+  const { prefix = [] } = options;
+  const ranks = prefix.length > 0 ? 1 : folder.sweep.resources.tasks;
+  const [program, ...words] = [...prefix, ...trialCommand(folder, trial, ranks)];
   const child: ChildProcess = spawn(program!, words, {
     cwd: folder.cwd,
     stdio: ["ignore", log, log],
@@ -64,7 +66,7 @@ export function supervise(
       ...process.env,
       ...options.env,
       // Between us and a trial of srun stands Slurm, which ends it when we are gone.
-      ...(options.prefix?.length ? {} : { TESSERA_SUPERVISOR: String(process.pid) }),
+      ...(prefix.length > 0 ? {} : { TESSERA_SUPERVISOR: String(process.pid) }),
       TESSERA_SWEEP: folder.dir,
       TESSERA_TRIAL: trial.id,
     },

@@ -3,7 +3,7 @@
  * packages, machine, command and data, so that another person can make the same run.
  */
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { arch, cpus, hostname, platform, release, totalmem } from "node:os";
@@ -26,7 +26,7 @@ export interface Provenance {
   readonly git?: {
     readonly commit: string;
     readonly branch: string;
-    /** True when tracked files differ from the commit; the difference is in `diff_file`. */
+    /** True when files of the program differ from the commit; the difference is in `diff_file`. */
     readonly dirty: boolean;
     readonly diff_sha256?: string;
     readonly diff_file?: string;
@@ -130,7 +130,7 @@ export function gitState(root: string): { git?: NonNullable<Provenance["git"]>; 
     });
   try {
     const [commit = "", branch = ""] = git("rev-parse", "HEAD", "--abbrev-ref", "HEAD").split("\n");
-    const diff = git("diff", "HEAD", "--binary");
+    const diff = git("diff", "HEAD", "--binary") + newFiles(root, git);
     return diff === ""
       ? { git: { commit, branch, dirty: false } }
       : {
@@ -146,6 +146,26 @@ export function gitState(root: string): { git?: NonNullable<Provenance["git"]>; 
   } catch {
     return {}; // not a checkout, or no git: an installed package
   }
+}
+
+/** Parts of the program: a file that is in them and not yet in git belongs to its changes. */
+const PARTS = ["src", "configs", "native", "scripts"];
+
+/** Files of the program that git does not know yet, as a diff that `git apply` makes them from. */
+function newFiles(root: string, git: (...args: string[]) => string): string {
+  return git("ls-files", "--others", "--exclude-standard", "-z", "--", ...PARTS)
+    .split("\0")
+    .filter((name) => name !== "")
+    .map((name) => {
+      // Its exit code says that the files differ.
+      const { stdout } = spawnSync(
+        "git",
+        ["-C", root, "diff", "--no-index", "--binary", "--", "/dev/null", name],
+        { encoding: "utf8", maxBuffer: 1 << 28 },
+      );
+      return stdout;
+    })
+    .join("");
 }
 
 /** The GPU driver's version, as the kernel module tells it, or its tool where containers hide that. */
