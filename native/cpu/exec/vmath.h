@@ -22,6 +22,11 @@ inline std::int32_t to_bits(float x) {
   return bits;
 }
 
+/** 2^n for n in [-127, 127]; anything, but no fault, for what a NaN was turned into. */
+inline float power_of_two(std::int32_t n) {
+  return from_bits(static_cast<std::int32_t>((static_cast<std::uint32_t>(n) + 127u) << 23));
+}
+
 inline float v_exp(float x) {
   const float inf = std::numeric_limits<float>::infinity();
   float t = x < -88.0f ? -88.0f : x;
@@ -39,7 +44,7 @@ inline float v_exp(float x) {
   // 2^n as two factors: n may be 128.
   const std::int32_t whole = static_cast<std::int32_t>(n);
   const std::int32_t half = whole >> 1;
-  float y = p * from_bits((half + 127) << 23) * from_bits((whole - half + 127) << 23);
+  float y = p * power_of_two(half) * power_of_two(whole - half);
   y = x < -87.33f ? 0.0f : y;
   y = x > 88.72284f ? inf : y;
   return x != x ? x : y;

@@ -3,11 +3,11 @@
  * are written in place where the plan allows it, else into a second buffer that takes turns with the first.
  */
 
-import { availableParallelism } from "node:os";
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend, type Values } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
+import { usableCores } from "../cores.ts";
 import type { Device, Traceable } from "../device.ts";
 import type { Graph } from "../graph.ts";
 import { SCAN } from "../scan.ts";
@@ -67,7 +67,7 @@ export async function openNativeDevice({
   if (!addon) {
     throw new UserError(missing, "or use device.engine=onnx, which is slower");
   }
-  const count = threads > 0 ? threads : availableParallelism();
+  const count = threads > 0 ? threads : usableCores();
   const profiled = process.env["TESSERA_PROFILE"] === "1";
   const executables = new Set<Executable>();
 

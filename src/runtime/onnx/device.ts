@@ -3,12 +3,12 @@
  * two buffers each that take turns, so a step reads one and writes the other and nothing is copied.
  */
 
-import { availableParallelism } from "node:os";
 import * as tf from "@tensorflow/tfjs-core";
 import ort from "onnxruntime-node";
 import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
+import { usableCores } from "../cores.ts";
 import type { Device, Traceable } from "../device.ts";
 import type { Graph } from "../graph.ts";
 import { setHints } from "../hints.ts";
@@ -50,7 +50,7 @@ export interface CpuOptions {
 export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<Device> {
   tesseraBackend();
   setHints();
-  const count = threads > 0 ? threads : availableParallelism();
+  const count = threads > 0 ? threads : usableCores();
   const options: ort.InferenceSession.SessionOptions = {
     intraOpNumThreads: count,
     interOpNumThreads: 1,
