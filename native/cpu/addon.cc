@@ -5,9 +5,11 @@
  *   run(program, inputs, states, nexts, outputs)   a promise; computes on a thread of libuv's pool
  *   profile(program)                 milliseconds of each step so far
  *   about()                          instruction set and compiler
+ *   product64(...), tridiagonal64(...)   dense matrices in double precision (kernels/dense64.cc)
  */
 #include <node_api.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -16,6 +18,7 @@
 
 #include "exec/pointwise_ops.h"
 #include "exec/program.h"
+#include "kernels/kernels.h"
 
 namespace {
 
@@ -335,12 +338,64 @@ napi_value about(napi_env env, napi_callback_info) {
   });
 }
 
+View doubles(napi_env env, napi_value value) {
+  const View found = view(env, value);
+  if (found.width != 8) {
+    throw Failure("expected a Float64Array");
+  }
+  return found;
+}
+
+/** product64(c, a, b, [ldc, lda, ldb, r0, r1, c0, c1, k0, k1, sign, lower, from]) */
+napi_value product64(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    const auto given = arguments(env, info, 4);
+    const View c = doubles(env, given[0]), a = doubles(env, given[1]), b = doubles(env, given[2]);
+    const View options = doubles(env, given[3]);
+    if (options.elements != 12) {
+      throw Failure("expected 12 options");
+    }
+    std::int64_t o[12];
+    for (int i = 0; i < 12; i++) {
+      o[i] = static_cast<std::int64_t>(reinterpret_cast<const double*>(options.data)[i]);
+    }
+    const auto fits = [](const View& matrix, std::int64_t ld, std::int64_t rows, std::int64_t columns) {
+      return rows <= 0 || columns <= 0 ||
+             static_cast<std::uint64_t>((rows - 1) * ld + columns) <= matrix.elements;
+    };
+    if (std::any_of(o, o + 9, [](std::int64_t x) { return x < 0; }) || !fits(c, o[0], o[4], o[6]) ||
+        !fits(a, o[1], o[4], o[8]) || !fits(b, o[2], o[6], o[8])) {
+      throw Failure("a product does not fit its matrices");
+    }
+    const tessera::Product64 shape{o[0], o[1], o[2], {o[3], o[4]}, {o[5], o[6]}, {o[7], o[8]},
+                                   static_cast<double>(o[9]), o[10] != 0, o[11] != 0};
+    tessera::add_product64(shape, reinterpret_cast<double*>(c.data), reinterpret_cast<double*>(a.data),
+                           reinterpret_cast<double*>(b.data));
+    return nullptr;
+  });
+}
+
+/** tridiagonal64(a, d, e) */
+napi_value tridiagonal64(napi_env env, napi_callback_info info) {
+  return guarded(env, [&]() -> napi_value {
+    const auto given = arguments(env, info, 3);
+    const View a = doubles(env, given[0]), d = doubles(env, given[1]), e = doubles(env, given[2]);
+    if (a.elements != d.elements * d.elements || e.elements != d.elements) {
+      throw Failure("expected [n, n], [n] and [n]");
+    }
+    tessera::tridiagonalise64(reinterpret_cast<double*>(a.data), static_cast<std::int64_t>(d.elements),
+                              reinterpret_cast<double*>(d.data), reinterpret_cast<double*>(e.data));
+    return nullptr;
+  });
+}
+
 napi_value init(napi_env env, napi_value exports) {
   const struct {
     const char* name;
     napi_callback function;
   } all[] = {{"steps", steps},     {"instructions", instructions}, {"create", create},
-             {"run", run},         {"profile", profile},           {"about", about}};
+             {"run", run},         {"profile", profile},           {"about", about},
+             {"product64", product64}, {"tridiagonal64", tridiagonal64}};
   for (const auto& each : all) {
     napi_value function;
     napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.function, nullptr, &function);

@@ -1,9 +1,14 @@
 /** @file Fréchet distance against scipy and TF-GAN's forms. */
 
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FeatureStatistics, frechetDistance } from "../../src/eval/distribution/frechet.ts";
 import { kernelDistance } from "../../src/eval/distribution/kernel-distance.ts";
+import {
+  symmetricEigenvalues,
+  traceOfProductRoot,
+  useCompiled,
+} from "../../src/eval/distribution/symmetric.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { fracsin, golden } from "./golden.ts";
 
@@ -40,7 +45,13 @@ function statistics(values: Float64Array, d: number): FeatureStatistics {
   return stats;
 }
 
-describe("Fréchet distance", () => {
+describe.each([
+  ["the compiled functions, where there are any", true],
+  ["plain JavaScript", false],
+])("Fréchet distance by %s", (_, native) => {
+  beforeAll(() => useCompiled(native));
+  afterAll(() => useCompiled(true));
+
   const { cases } = golden<{ cases: Case[] }>("frechet");
 
   it.each(cases)("agrees on $n1 and $n2 samples of $d dimensions", (expected) => {
@@ -105,6 +116,31 @@ describe("Fréchet distance", () => {
     expect(frechetDistance(flat, moved)).toBe(25);
     const other = statistics(Float64Array.of(1, 2, 3), 1).moments("biased");
     expect(() => frechetDistance(flat, other)).toThrow(/one network/);
+  });
+});
+
+describe("dense matrices", () => {
+  it("are the same compiled and in plain JavaScript, for any size and rank", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 41 }), fc.integer({ min: 1, max: 60 }), fc.integer(), (n, rank, seed) => {
+        const random = new Random(seed, "matrices");
+        const scatter = (): Float64Array => {
+          const rows = Float64Array.from({ length: rank * n }, () => random.normal());
+          const sum = (i: number, j: number): number => rows.reduce((s, v, at) => s + (at % n === i ? v * rows[at - i + j]! : 0), 0); // biome-ignore format: one call
+          return Float64Array.from({ length: n * n }, (_, at) => sum(Math.floor(at / n), at % n));
+        };
+        const [a, b] = [scatter(), scatter()];
+        const both = [true, false].map((native) => {
+          useCompiled(native);
+          const values = symmetricEigenvalues(a.slice(), n).sort();
+          return [traceOfProductRoot(a, b, n), ...values];
+        });
+        useCompiled(true);
+        const size = 1e-9 * Math.max(1, ...both[1]!.map(Math.abs));
+        both[0]!.forEach((value, i) => expect(Math.abs(value - both[1]![i]!)).toBeLessThan(size));
+      }), // biome-ignore format: one call
+      { numRuns: 40 },
+    );
   });
 });
 

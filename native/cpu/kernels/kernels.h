@@ -246,4 +246,22 @@ struct AdamWTensor {
 };
 void adamw(const AdamW& options, i64 count, const AdamWTensor* tensors);
 
+/**
+ * C[i, j] += sign Σ_k A[i, k] B[j, k] in double precision, over half-open ranges. `lower`: only tiles of
+ * 4 × 4 that touch j <= i. `from`: the first k with a non-zero A[i, k] is i.
+ */
+struct Product64 {
+  i64 ldc = 0, lda = 0, ldb = 0;
+  i64 rows[2] = {0, 0}, columns[2] = {0, 0}, inner[2] = {0, 0};
+  double sign = 1;
+  bool lower = false, from = false;
+};
+void add_product64(const Product64& shape, double* c, const double* a, const double* b);
+
+/**
+ * Householder's reduction of a symmetric matrix [n, n], whose lower triangle is read and destroyed, to a
+ * tridiagonal one: d its diagonal, e[i] what couples i - 1 and i.
+ */
+void tridiagonalise64(double* a, i64 n, double* d, double* e);
+
 }  // namespace tessera

@@ -1,9 +1,25 @@
 /**
- * @file Dense symmetric matrices in float64, as fast as plain JavaScript goes: products in tiles of
- * 4 × 4 that stay in registers, a pivoted Cholesky factorisation (Higham 2002, §10.3; LAPACK's dpstrf),
+ * @file Dense symmetric matrices in float64, by the native engine's kernels where it is built (their sums
+ * have another order, so last digits differ) and else as fast as plain JavaScript goes: products in
+ * tiles of 4 × 4 that stay in registers, a pivoted Cholesky factorisation (Higham 2002, §10.3; LAPACK's dpstrf),
  * and eigenvalues by Householder tridiagonalisation and implicit QL (Golub & Van Loan, §8.3), each
  * update of the matrix fused with the product that the next step needs. All matrices are row-major.
  */
+
+import { type Addon, findAddon } from "../../runtime/native/addon.ts";
+
+let compiled = true;
+
+/** The compiled functions, where the native engine is built. */
+function matrices(): Pick<Addon, "product64" | "tridiagonal64"> | undefined {
+  const { addon } = compiled ? findAddon() : {};
+  return addon?.product64 ? addon : undefined; // one built from older sources lacks them
+}
+
+/** Use the compiled functions (where there are any) or plain JavaScript: the tests compare them. */
+export function useCompiled(use: boolean): void {
+  compiled = use;
+}
 
 /** Columns factored before the rest of the matrix is updated. */
 const panel = 64;
@@ -28,6 +44,12 @@ export function addProduct(
   options: { readonly sign?: 1 | -1; readonly lower?: boolean; readonly from?: boolean } = {},
 ): void {
   const { sign = 1, lower = false, from = false } = options;
+  const native = matrices();
+  if (native) {
+    const [low, first] = [Number(lower), Number(from)];
+    native.product64(c, a, b, Float64Array.of(ldc, lda, ldb, ...rows, ...columns, ...inner, sign, low, first)); // biome-ignore format: one call
+    return;
+  }
   for (let k0 = inner[0]; k0 < inner[1]; k0 += strip) {
     const k1 = Math.min(inner[1], k0 + strip);
     for (let i = rows[0]; i < rows[1]; i += 4) {
@@ -204,7 +226,12 @@ function swap(
 export function symmetricEigenvalues(a: Float64Array, n: number): Float64Array {
   const d = new Float64Array(n);
   const e = new Float64Array(n);
-  tridiagonalise(a, n, d, e);
+  const native = matrices();
+  if (native) {
+    native.tridiagonal64(a, d, e);
+  } else {
+    tridiagonalise(a, n, d, e);
+  }
   implicitQl(d, e);
   return d;
 }

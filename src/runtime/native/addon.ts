@@ -34,6 +34,10 @@ export interface Addon {
   profile(program: Program): number[];
   /** The instruction set that it was compiled for. */
   about(): string;
+  /** C += sign A Bᵀ; options [ldc, lda, ldb, r0, r1, c0, c1, k0, k1, sign, lower, from]. */
+  product64(c: Float64Array, a: Float64Array, b: Float64Array, options: Float64Array): void;
+  /** Symmetric a [n, n], destroyed, to a tridiagonal matrix: its diagonal d and what couples it, e. */
+  tridiagonal64(a: Float64Array, d: Float64Array, e: Float64Array): void;
 }
 
 /** The folder that the addon is built into. */
