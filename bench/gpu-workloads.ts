@@ -110,6 +110,7 @@ export interface Opened {
   readonly config: Experiment;
   readonly space: TokenSpace;
   run(): Promise<{ readonly [metric: string]: number }>;
+  close(): void;
 }
 
 export async function openGpuWorkload(workload: GpuWorkload, device: Device): Promise<Opened> {
@@ -181,6 +182,11 @@ async function training(
       const metrics = await functions.train(step, [inputsAt(step)]);
       step += 1;
       return metrics;
+    },
+    close() {
+      optimizer.dispose();
+      average.dispose();
+      task.scope.dispose();
     },
   };
 }
@@ -261,6 +267,7 @@ export async function openTransformer(
         const ids = await sample({ labels, seed });
         return { first: ids[0]! };
       },
+      close: () => scope.dispose(),
     };
   }
   const objective = buildObjective(config.objective!, config.model!, space, scope);

@@ -14,8 +14,13 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { UserError } from "../src/config/errors.ts";
+import type { Compiled, Device } from "../src/runtime/device.ts";
+import { openGraphDevice } from "../src/runtime/graph-device.ts";
 import { openDevice } from "../src/runtime/registry.ts";
-import { configOf, gpuWorkloads, openGpuWorkload } from "./gpu-workloads.ts";
+import type { HostTensors } from "../src/runtime/tensors.ts";
+import { TORCH_FEATURES } from "../src/runtime/torch/lowering.ts";
+import { configOf, type GpuWorkload, gpuWorkloads, openGpuWorkload } from "./gpu-workloads.ts";
+import { bytesOf, ceilingsOf, explainWork, flopsOf } from "./work.ts";
 
 const { values } = parseArgs({
   options: {
@@ -42,6 +47,8 @@ interface Times {
   readonly memory: number;
   readonly device: string;
   readonly note?: string;
+  /** Where the time goes at least. */
+  readonly work?: string;
 }
 
 const median = (xs: readonly number[]) => xs.toSorted((a, b) => a - b)[Math.floor(xs.length / 2)]!;
@@ -49,10 +56,15 @@ const median = (xs: readonly number[]) => xs.toSorted((a, b) => a - b)[Math.floo
 /** Repetitions of one workload on our device. */
 async function measure(name: string): Promise<void> {
   const precision = values.precision as "fp32" | "tf32" | "bf16";
+  const kind = gpuWorkloads[name]!;
+  const work = await workOf(kind, precision);
   const device = await openDevice(
     values.device === "cuda" ? { type: "cuda", precision } : { type: "torch-cpu", precision },
   );
-  const kind = gpuWorkloads[name]!;
+  // A processor's ceilings are found with less.
+  const ceilings = await (values.device === "cuda"
+    ? ceilingsOf(device)
+    : ceilingsOf(device, 1024, 2 ** 22));
   const workload = await openGpuWorkload(kind, device);
   const started = performance.now();
   const decode = kind.twin === "decode";
@@ -75,9 +87,37 @@ async function measure(name: string): Promise<void> {
     memory: device.memory?.().most ?? 0,
     device: device.info.description,
     note: `prepared in ${prepared.toFixed(1)} s; ${shown.join(", ")}`,
+    work: explainWork(work, ceilings, median(milliseconds)),
   };
   print(`RESULT ${JSON.stringify(times)}`);
   process.exit(0);
+}
+
+/** What one repetition has to do: all calls of its functions. */
+async function workOf(kind: GpuWorkload, precision: "fp32" | "tf32" | "bf16") {
+  const calls = new Map<string, number>();
+  const { device, graphs } = await openGraphDevice(TORCH_FEATURES);
+  const counting: Device = {
+    ...device,
+    compile: (name, fn) => {
+      const compiled = device.compile(name, fn);
+      const call = (inputs: HostTensors) => {
+        calls.set(name, (calls.get(name) ?? 0) + 1);
+        return compiled(inputs);
+      };
+      return Object.defineProperty(call, "name", { value: name }) as Compiled;
+    },
+  };
+  const workload = await openGpuWorkload(kind, counting);
+  await workload.run();
+  workload.close();
+  let [flops, bytes] = [0, 0];
+  for (const graph of graphs) {
+    const count = calls.get(graph.name)!;
+    flops += count * flopsOf(graph);
+    bytes += count * bytesOf(graph, precision);
+  }
+  return { flops, bytes };
 }
 
 function child(command: string, args: readonly string[], input = ""): Times | undefined {
@@ -107,6 +147,9 @@ function describe(who: string, times: Times | undefined): void {
     print(
       `  ${who.padEnd(22)} ${median(milliseconds).toFixed(2)} ms (${low.toFixed(2)} to ${high.toFixed(2)} of ${milliseconds.length}), ${(memory / 2 ** 30).toFixed(1)} GiB${note ? `; ${note}` : ""}`,
     );
+    if (times.work !== undefined) {
+      print(`  ${" ".repeat(22)} ${times.work}`);
+    }
   }
 }
 

@@ -9,6 +9,7 @@ import { findAddon } from "../runtime/native/addon.ts";
 import { FEATURES, planGraph } from "../runtime/native/device.ts";
 import { MovingAverage } from "./ema.ts";
 import type { Experiment } from "./experiment.ts";
+import type { Modalities } from "./modalities.ts";
 import { makeObjective, makeTokenizer } from "./networks.ts";
 import { AdamW } from "./optimizers.ts";
 import { compileStage, type Task } from "./step.ts";
@@ -20,7 +21,31 @@ import { tokenizerTask } from "./tokenizer-stage.ts";
  */
 export async function trainingGraphs(config: Experiment): Promise<string[]> {
   const { addon } = findAddon();
-  const { device, graphs } = await openGraphDevice(addon ? FEATURES : undefined);
+  const graphs = await traceTraining(config, addon ? FEATURES : undefined);
+  return graphs.map((graph) => `${summary(graph)}\n${printGraph(graph)}`);
+
+  function summary(graph: Graph): string {
+    const nodes = `${liveNodes(graph).length} nodes, ${graph.states.length} states`;
+    if (!addon) {
+      return `# ${graph.name}: ${nodes}`;
+    }
+    const { plan, inPlace } = planGraph(graph, addon, 1, false);
+    const written = graph.states.filter(({ next }) => next).length;
+    const over = inPlace.filter(Boolean).length;
+    return `# ${graph.name}: ${nodes} (${over} of ${written} new ones in place), ${plan.labels.length} steps, arena ${(plan.arena / 2 ** 20).toFixed(1)} MiB`;
+  }
+}
+
+/**
+ * The graphs of an experiment's training steps on a device with some kernels of its own.
+ * @param modalities of a run, for objectives that are made of more than clips
+ */
+export async function traceTraining(
+  config: Experiment,
+  features?: ReadonlySet<string>,
+  modalities: Modalities = {},
+): Promise<readonly Graph[]> {
+  const { device, graphs } = await openGraphDevice(features);
   const [train, held] = await Promise.all([
     openDataset(config.dataset, "train", config.seed),
     openDataset(config.dataset, "validation", config.seed),
@@ -31,11 +56,16 @@ export async function trainingGraphs(config: Experiment): Promise<string[]> {
     await traceStep(
       tokenizerTask(tokenizer, trainer.tokenizer, train, held, config.seed, config.tokenizer),
     );
-    const objective = makeObjective(config, tokenizer, train);
+    const objective = makeObjective(config, tokenizer, train, modalities);
     if (objective) {
       const options = trainer.transformer;
       const size = options.batch / options.accumulate;
-      const inputs = objective.inputs(emptyBatch(objective, size), config.seed, 0, true);
+      const inputs = objective.inputs(
+        emptyBatch(objective, size, modalities),
+        config.seed,
+        0,
+        true,
+      );
       await traceStep({
         stage: "transformer",
         scope: objective.scope,
@@ -49,7 +79,7 @@ export async function trainingGraphs(config: Experiment): Promise<string[]> {
   } finally {
     await Promise.all([train.close(), held.close()]);
   }
-  return graphs.map((graph) => `${summary(graph)}\n${printGraph(graph)}`);
+  return graphs;
 
   async function traceStep(task: Task): Promise<void> {
     const optimizer = new AdamW(task.scope.trainable(), task.options, task.options.accumulate);
@@ -66,21 +96,10 @@ export async function trainingGraphs(config: Experiment): Promise<string[]> {
     average.dispose();
     opponent?.dispose();
   }
-
-  function summary(graph: Graph): string {
-    const nodes = `${liveNodes(graph).length} nodes, ${graph.states.length} states`;
-    if (!addon) {
-      return `# ${graph.name}: ${nodes}`;
-    }
-    const { plan, inPlace } = planGraph(graph, addon, 1, false);
-    const written = graph.states.filter(({ next }) => next).length;
-    const over = inPlace.filter(Boolean).length;
-    return `# ${graph.name}: ${nodes} (${over} of ${written} new ones in place), ${plan.labels.length} steps, arena ${(plan.arena / 2 ** 20).toFixed(1)} MiB`;
-  }
 }
 
 /** Tokens of nothing: shapes are all that a trace sees. */
-function emptyBatch(objective: Objective, size: number): TokenBatch {
+function emptyBatch(objective: Objective, size: number, { audio }: Modalities): TokenBatch {
   const { space, tasks, textLength = 0 } = objective;
   const ids = new Int32Array(size * tokenCount(space) * space.factors.length);
   return {
@@ -91,6 +110,7 @@ function emptyBatch(objective: Objective, size: number): TokenBatch {
     ...(space.low && {
       low: new Int32Array(size * tokenCount(space.low) * space.factors.length),
     }),
+    ...(audio && { audio: new Int32Array(size * audio.frames * audio.levels) }),
     ...(textLength > 0 && { texts: new Int32Array(size * textLength).fill(-1) }),
   };
 }

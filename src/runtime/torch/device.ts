@@ -61,6 +61,17 @@ interface Executable {
 
 const HOST_TYPES = { float32: "f32", int32: "i32", bool: "bool", uint8: "u8" } as const;
 
+/** A plan as it is run. */
+export function optimised(
+  plan: Plan,
+  { fused, cuda }: { readonly fused: boolean; readonly cuda: boolean },
+): Plan {
+  const passed = separate(fewRows(withoutDead(plan)), (part) =>
+    fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
+  );
+  return orderCollectives(passed);
+}
+
 /** @param membership of a data-parallel training: the device joins the others' */
 export async function openTorchDevice(
   options: TorchOptions,
@@ -87,13 +98,6 @@ export async function openTorchDevice(
   const backend = tesseraBackend();
   const owner = {}; // whose buffers the variables' are
 
-  const optimised = (plan: Plan): Plan =>
-    orderCollectives(
-      separate(fewRows(withoutDead(plan)), (part) =>
-        fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
-      ),
-    );
-
   async function build(
     name: string,
     fn: Traceable,
@@ -107,7 +111,10 @@ export async function openTorchDevice(
     const planner = plannerFor(traced.graph, precision);
     planner.lower(TORCH_RULES);
     const plan = planner.finish();
-    return { traced, program: addon.load(engine, nativePlan(optimised(plan), graph)) };
+    return {
+      traced,
+      program: addon.load(engine, nativePlan(optimised(plan, { fused, cuda }), graph)),
+    };
   }
 
   /** The device's buffer of a variable, its values sent there unless they are there already. */
