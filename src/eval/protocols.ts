@@ -373,6 +373,23 @@ export const protocols = {
       "PSNR of enlarged clips against the true ones, from the small clip's true tokens or from ones of which a generator made a share; of `interpolated`: the same small tokens decoded and enlarged bilinearly.",
     fixed: { ...psnrChoices, average: "frames, then clips", small: "triangle filter" },
   },
+  "held-out:loss": {
+    measures:
+      "The objective's own loss and metrics on held-out clips, the mean over batches; `bits` is a masked or causal loss in bits a pixel of the clip. Of padding: the share of slots that hold nothing.",
+    fixed: {
+      noise: "masks, tasks and noise by (seed, batch)",
+      spread: "standard error over batches",
+    },
+  },
+  "leak:linear-codes": {
+    measures:
+      "How well a linear probe on the codes of visible tokens tells what is hidden, encoded from the whole clip and from the padded one (MAGVIT, Yu et al. 2023, section 3.2).",
+    fixed: {
+      features: "codes inside the condition, means over cells of each latent frame",
+      probe: "logistic regression, regulariser chosen on a part of the fitting clips",
+      spread: "standard error of a share over clips",
+    },
+  },
   "in-context:generation": {
     measures:
       "What a frozen language model that learned from text alone writes in context: captions and answers (the share that names the clip's own factor) and denoised tokens of clips (tokens as they should be, corrupted ones repaired, PSNR against the clip as decoded from its own tokens).",

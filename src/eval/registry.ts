@@ -12,9 +12,11 @@ import * as fad from "./fad-suite.ts";
 import * as fid from "./fid-suite.ts";
 import * as frechet from "./frechet-suite.ts";
 import * as fvd from "./fvd-suite.ts";
+import * as heldOut from "./held-out-suite.ts";
 import * as inContextGeneration from "./in-context-generation-suite.ts";
 import * as inContext from "./in-context-suite.ts";
 import * as inceptionScore from "./inception-score-suite.ts";
+import * as leak from "./leak-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as pyramid from "./pyramid-suite.ts";
 import * as rate from "./rate-suite.ts";
@@ -39,6 +41,8 @@ export const suites = {
   recognition,
   probe,
   "in-context": inContext,
+  "held-out": heldOut,
+  leak,
   "in-context-generation": inContextGeneration,
   "super-resolution": superResolution,
   "token-consistency": consistency,
@@ -85,6 +89,10 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return recognition.build(config, name);
     case "probe":
       return probe.build(config, name);
+    case "held-out":
+      return heldOut.build(config, name);
+    case "leak":
+      return leak.build(config, name);
     case "in-context":
       return inContext.build(config, name);
     case "in-context-generation":

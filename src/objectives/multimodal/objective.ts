@@ -138,6 +138,8 @@ export interface MultimodalObjective extends Objective {
   readonly layouts: readonly Layout[];
   readonly sizes: Sizes;
   readonly vocabulary: Vocabulary;
+  /** How often each task is drawn, relative to the others. */
+  readonly weights: readonly number[];
   /** Shares of padding: as trained, and if all tasks were padded to one length. */
   readonly padding: { readonly grouped: number; readonly single: number };
   /** Make outputs of a task. */
@@ -268,6 +270,7 @@ export function buildMultimodal(
     layouts,
     sizes,
     vocabulary,
+    weights,
     padding: paddingShares(layouts, groups, weights),
 
     inputs(batch, seed, step, training): HostTensors {
