@@ -134,11 +134,12 @@ interface Collected {
 /** Visible codes of clips, encoded whole and padded. */
 async function collect(
   config: LeakConfig,
-  { tokenizer, device, batch, progress }: EvalContext,
+  context: EvalContext,
   dataset: Dataset,
   count: number,
   values: Map<string, number>,
 ): Promise<Collected> {
+  const { tokenizer, device, batch } = context;
   checkClipShape(dataset, tokenizer.clip);
   const layout = layoutOf(tokenizer, config.condition_frames);
   const task = config.task as TaskName;
@@ -198,7 +199,7 @@ async function collect(
       values.set(value, values.get(value) ?? values.size);
       labels[from + i] = values.get(value)!;
     });
-    progress("visible tokens", Math.min(from + batch, indices.length), indices.length);
+    context.progress("visible tokens", Math.min(from + batch, indices.length), indices.length);
   }
   return {
     whole: { dimensions, features: features.whole, labels },
