@@ -96,6 +96,9 @@ describe("a claim", () => {
     });
     const [found] = judgeClaim(claimOf(test), trials).ours;
     expect(found).toMatch(/better by 1 \[1, 1\], 3 seeds, 6 pairs: holds/);
+    const turned = { of: { quantizer: "vq" }, beats: { quantizer: "lfq" } };
+    const [other] = judgeClaim(claimOf(turned), trials).ours;
+    expect(other).toMatch(/: worse by 1 \[1, 1\], 3 seeds, 6 pairs: fails/);
   });
 
   test("compares two scores of the same trials, or of others", () => {

@@ -138,7 +138,7 @@ function judgeDifference(
   const asked = margin === 0 ? "" : `, asked ${amount(margin, relative)}`;
   return {
     verdict: order(interval, margin),
-    text: `${name}: better by ${effectText(gains, interval, relative)}${asked}, ${count}`,
+    text: `${name}: ${mean(gains) < 0 ? "worse" : "better"} by ${sizeText(gains, interval, relative)}${asked}, ${count}`,
     effects: gains,
     holds: { from: margin },
     ...(interval && { interval }),
@@ -191,7 +191,7 @@ function judgeTrend(
   const asked = margin === 0 ? "" : `, asked ${amount(margin, relative)}`;
   return {
     verdict: order(interval, margin),
-    text: `${name}: ${is} by ${effectText(effects, interval, relative)} a step${asked}, ${count}`,
+    text: `${name}: ${mean(effects) < 0 ? `not ${is} but the other way` : is} by ${sizeText(effects, interval, relative)} a step${asked}, ${count}`,
     effects,
     holds: { from: margin },
     ...(interval && { interval }),
@@ -240,6 +240,21 @@ function equivalence(interval: Interval | undefined, within: number): TestResult
 
 const amount = (value: number, relative: boolean): string =>
   relative ? `${formatNumber(100 * value)} %` : formatNumber(value);
+
+/** Effects whose direction words have told: without their sign. */
+function sizeText(
+  effects: readonly number[],
+  interval: Interval | undefined,
+  relative: boolean,
+): string {
+  return mean(effects) < 0
+    ? effectText(
+        effects.map((effect) => -effect),
+        interval && { low: -interval.high, high: -interval.low },
+        relative,
+      )
+    : effectText(effects, interval, relative);
+}
 
 function effectText(
   effects: readonly number[],

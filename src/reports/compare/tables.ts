@@ -73,11 +73,12 @@ export function wideTables(comparison: Comparison): TextTable[] {
   const others = groups.map((_, g) => g).filter((g) => g !== baseline);
   const { test, correction } = comparison.options;
   const name = axes.map((axis) => `${axis}=${groups[baseline]!.labels[axis] ?? MISSING}`).join(" ");
-  const p = `p: ${test}, two-sided, ${correction === "none" ? "not corrected" : correction}`;
+  const tested = cells.flat().some(({ difference }) => difference?.corrected !== undefined);
+  const p = `; p: ${test}, two-sided, ${correction === "none" ? "not corrected" : correction}`;
   return [
     values,
     {
-      title: `Difference to ${name || "the baseline"} on equal seeds. P: probability of improvement; ${p}.`,
+      title: `Difference to ${name || "the baseline"} on equal seeds. P: probability of improvement${tested ? p : ""}.`,
       head,
       right,
       rows: others.map((g) => [

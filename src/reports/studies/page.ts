@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { UserError } from "../../config/errors.ts";
 import { type Claim, readBenchmarks } from "../benchmarks/schema.ts";
 import { judgeClaim } from "../benchmarks/verdict.ts";
-import { compare, type Comparison } from "../compare/comparison.ts";
+import { type Cell, compare, type Comparison } from "../compare/comparison.ts";
 import { markdown } from "../compare/formats.ts";
 import { wideTables } from "../compare/tables.ts";
 import { formatSeconds } from "../format.ts";
@@ -107,12 +107,22 @@ function tablesOf(comparison: Comparison, heading: string): string[] {
     const own: Comparison = {
       ...comparison,
       columns: kept.map((c) => comparison.columns[c]!),
-      cells: comparison.cells.map((row) => kept.map((c) => row[c]!)),
+      cells: comparison.cells.map((row) => kept.map((c) => withoutWeakTest(row[c]!))),
     };
     return [`${heading} ${suite}`, markdown(wideTables(own), []).trimEnd()];
   });
   const notes = comparison.notes.map((note) => `- ${note}`);
   return [...parts, ...(notes.length > 0 ? [notes.join("\n")] : [])];
+}
+
+/** With n pairs no p-value is below 2 / 2^n: fewer than six can show nothing at 5 %, and are not printed. */
+function withoutWeakTest(cell: Cell): Cell {
+  const { difference } = cell;
+  if (difference === undefined || difference.pairs >= 6) {
+    return cell;
+  }
+  const { p: _p, corrected: _corrected, ...kept } = difference;
+  return { ...cell, difference: kept };
 }
 
 function protocolsOf({ scores, protocols }: Study): string[] {
