@@ -55,6 +55,17 @@ const cases: readonly Case[] = [
       run: (x, [w]) => frames(conv3d(clip(x), w as tf.Tensor5D, causal)),
     }),
   ),
+  ...[1, 3].map(
+    (taps): Case => ({
+      name: `convolution of large frames by ${taps}×3×3`,
+      row: [18, 21, 20],
+      fixed: [[taps, 3, 3, 20, 40]],
+      run: (x, [w]) => {
+        const pads = [[taps - 1, 0], [1, 1], [1, 1]] as const; // biome-ignore format: one line
+        return frames(conv3d(clip(x), w as tf.Tensor5D, { pads }));
+      },
+    }),
+  ),
   {
     name: "convolution of frames by 1×1×1, 600 channels",
     row: [1, 2, 600],

@@ -70,8 +70,9 @@ struct Conv {
   i64 dilation[3] = {1, 1, 1};
   i64 groups = 1;
   /**
-   * true: a value of the result depends, to the bit, on the values under its kernel alone. false: fast
-   * bilinear algorithms may be used, with a relative error of about 1e-6 to 1e-5 of the result's norm.
+   * true: a frame of the result depends, to the bit, on the frames under its kernel alone, and not on how many
+   * there are. false: fast bilinear algorithms may run over time as well, with a relative error of about 1e-6
+   * to 1e-5 of the result's norm.
    */
   bool exact = false;
 };

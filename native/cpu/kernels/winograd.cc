@@ -39,6 +39,7 @@ struct Pass {
   i64 batch;
   i64 in[3], out[3], pad[3];
   i64 ci, co;
+  i64 frames = 1;  // taps along time that are summed up one by one, where the engine has none
 };
 
 /** Where the positions of a tile lie: anywhere (zeros among them), or evenly inside of a tensor. */
@@ -140,8 +141,9 @@ struct Engine {
 
   /** Channels [c, c + depth) of one tile's values, transformed, to v. */
   static void transform_tile(const Pass& pass, const Side& from, const float* x, const Place& q,
-                             const float* zeros, const float** at, i64 c, i64 depth, float* v, i64 step) {
-    const i64 t = q.t - pass.pad[0], h = q.h - pass.pad[1], w = q.w - pass.pad[2];
+                             const float* zeros, const float** at, i64 c, i64 depth, float* v, i64 step,
+                             i64 frame = 0) {
+    const i64 t = q.t - pass.pad[0] + frame, h = q.h - pass.pad[1], w = q.w - pass.pad[2];
     if (t >= 0 && h >= 0 && w >= 0 && t + PT <= from.size[0] && h + PS <= from.size[1] && w + PS <= from.size[2]) {
       const float* base = x + q.b * from.batch_stride + t * from.stride[0] + h * from.stride[1] + w * from.stride[2];
       transform_vectors(Even{base, from.stride[0], from.stride[1], from.stride[2]}, c, depth, v, step);
@@ -294,18 +296,21 @@ struct Engine {
   /** y from x and filter [taps, ci, co]. */
   void convolve(const Pass& pass, const float* x, const float* filter, float* y, const ConvExtra& extra) const {
     const i64 ci = pass.ci, co = pass.co, cv = round_up(ci, VL), ov = round_up(co, VL);
-    if (P * ci * ov > kNarrow) return convolve_wide(pass, x, filter, y, extra);
+    const i64 frames = pass.frames;
+    if (frames == 1 && P * ci * ov > kNarrow) return convolve_wide(pass, x, filter, y, extra);
     const i64 panels = ceil_div(ov, NR);
     const i64 panel = ci * NR;               // floats a panel of u: [ci, NR]
     const i64 point = panels * panel;        // floats a point of u
-    float* u = shared_scratch(0, P * point);
+    float* u = shared_scratch(0, frames * P * point);
     float* zeros = shared_scratch(1, cv);
     std::fill(zeros, zeros + cv, 0.0f);
-    parallel_for(ci, 1, [&](i64 begin, i64 end, int) {
-      for (i64 k = begin; k < end; k++) {
+    parallel_for(frames * ci, 1, [&](i64 begin, i64 end, int) {
+      for (i64 i = begin; i < end; i++) {
+        const i64 k = i % ci, frame = i / ci;
+        const float* taps = filter + frame * (T::taps * S::taps * S::taps) * ci * co;
         for (i64 o = 0; o < ov; o += VL) {
-          transform_filter(filter + k * co + o, ci * co, static_cast<int>(std::min<i64>(VL, co - o)),
-                           u + o / NR * panel + k * NR + o % NR, point);
+          transform_filter(taps + k * co + o, ci * co, static_cast<int>(std::min<i64>(VL, co - o)),
+                           u + frame * P * point + o / NR * panel + k * NR + o % NR, point);
         }
       }
     });
@@ -317,7 +322,8 @@ struct Engine {
     const i64 blocks = ceil_div(tiles, n);
     const i64 vp = n * is + VL, mp = n * os + VL;  // floats a point; not a power of two
     const Side from(pass.in, ci), to(pass.out, co);
-    const bool once = cv <= is;
+    const i64 slices = ceil_div(ci, is);
+    const bool once = cv <= is && frames == 1;
     parallel_for(blocks, 1, [&](i64 begin, i64 end, int thread) {
       float* v = thread_scratch(thread, 0, P * vp);
       float* m = thread_scratch(thread, 1, P * mp);
@@ -326,17 +332,17 @@ struct Engine {
         const i64 first = block * n, count = std::min(n, tiles - first);
         for (i64 o = 0; o < ov; o += os) {
           const i64 width = std::min(os, ov - o);
-          for (i64 c = 0; c < ci; c += is) {
-            const i64 depth = std::min(is, ci - c);
+          for (i64 part = 0; part < frames * slices; part++) {
+            const i64 frame = part / slices, c = part % slices * is, depth = std::min(is, ci - c);
             if (o == 0 || !once) {
               for (i64 i = 0; i < count; i++) {
-                transform_tile(pass, from, x, place(first + i), zeros, at, c, depth, v + i * is, vp);
+                transform_tile(pass, from, x, place(first + i), zeros, at, c, depth, v + i * is, vp, frame);
               }
             }
-            const Store how = c == 0 ? Store::set : Store::add;
+            const Store how = part == 0 ? Store::set : Store::add;
+            const float* taps = u + frame * P * point + o / NR * panel + c * NR;
             for (i64 p = 0; p < P; p++) {
-              tessera::tiles(count, width / VL, depth, v + p * vp, is, 1, u + p * point + o / NR * panel + c * NR, panel,
-                             m + p * mp, os, how);
+              tessera::tiles(count, width / VL, depth, v + p * vp, is, 1, taps + p * point, panel, m + p * mp, os, how);
             }
           }
           for (i64 i = 0; i < count; i++) {
@@ -513,6 +519,28 @@ double cost(const Pass& p, bool gradient) {
   return products + transforms + filter;
 }
 
+/** Values of a transformed filter up to which exact convolutions use one: 64 MiB. */
+constexpr i64 kExactFloats = 16 * 1024 * 1024;
+
+/**
+ * For exact convolutions: Toom-Cook within frames, their taps along time summed up one by one. A frame then
+ * depends on the frames under its kernel alone, and the choice on nothing but a frame's size.
+ */
+template <class F>
+bool choose_exact(Pass p, const i64* kernel, F f) {
+  Pass frame = p;
+  frame.batch = frame.out[0] = 1;
+  p.frames = kernel[0];
+  if (kernel[0] * 36 * p.ci * round_up(p.co, VL) > kExactFloats) return false;
+  const double taps = static_cast<double>(kernel[0]);
+  const double plain = 1.1 * static_cast<double>(p.out[1] * p.out[2] * 9) * static_cast<double>(p.ci) *
+                       static_cast<double>(round_up(p.co, VL) / VL) / 2 * taps;
+  const double two = taps * cost<Single, Toom<1>>(frame, false), four = taps * cost<Single, Toom<2>>(frame, false);
+  if (std::min(two, four) >= plain) return false;
+  two < four ? f(p, Engine<Single, Toom<1>>(p.batch, p.out)) : f(p, Engine<Single, Toom<2>>(p.batch, p.out));
+  return true;
+}
+
 template <class F>
 bool choose(const Pass& p, const i64* kernel, bool gradient, F f) {
   const bool time = kernel[0] == 3;
@@ -550,7 +578,7 @@ bool choose(const Pass& p, const i64* kernel, bool gradient, F f) {
 }
 
 bool suits(const Conv& c) {
-  if (c.exact || c.groups != 1 || c.kernel[1] != 3 || c.kernel[2] != 3) return false;
+  if (c.groups != 1 || c.kernel[1] != 3 || c.kernel[2] != 3) return false;
   if (c.kernel[0] != 3 && c.kernel[0] != 1) return false;
   for (int a = 0; a < 3; a++) {
     if (c.stride[a] != 1 || c.dilation[a] != 1) return false;
@@ -567,11 +595,16 @@ Pass pass_of(const Conv& c) {
 bool winograd_forward(const Conv& c, const float* x, const float* filter, float* y, const ConvExtra& extra) {
   if (!suits(c)) return false;
   const Pass p = pass_of(c);
+  if (c.exact) {
+    return choose_exact(p, c.kernel, [&](const Pass& pass, const auto& engine) {
+      engine.convolve(pass, x, filter, y, extra);
+    });
+  }
   return choose(p, c.kernel, false, [&](const auto& engine) { engine.convolve(p, x, filter, y, extra); });
 }
 
 bool winograd_input_grad(const Conv& c, const float* dy, const float* filter, float* dx, const ConvExtra& extra) {
-  if (!suits(c)) return false;
+  if (c.exact || !suits(c)) return false;
   Pass p = pass_of(c);  // of dy to dx: taps reversed, channels swapped
   for (int a = 0; a < 3; a++) {
     std::swap(p.in[a], p.out[a]);
@@ -585,7 +618,7 @@ bool winograd_input_grad(const Conv& c, const float* dy, const float* filter, fl
 }
 
 bool winograd_filter_grad(const Conv& c, const float* x, const float* dy, float* df) {
-  if (!suits(c)) return false;
+  if (c.exact || !suits(c)) return false;
   const Pass p = pass_of(c);
   return choose(p, c.kernel, true, [&](const auto& engine) { engine.filter_gradient(p, x, dy, df); });
 }
