@@ -6,7 +6,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../config/errors.ts";
-import type { Made, Source } from "../eval/generation.ts";
+import type { ClipRequest, Made, Source } from "../eval/generation.ts";
 import type { OpenedRun } from "../trainers/open-run.ts";
 import { print, say } from "./output.ts";
 
@@ -47,11 +47,18 @@ function neededFrames(run: OpenedRun, task: string): number {
     : run.tokenizer.clip.frames;
 }
 
-/** Make clips and write them. */
-export async function generateTask(run: OpenedRun, request: TaskRequest): Promise<void> {
+/**
+ * Make clips and write them.
+ * @param maker the run's generator, where it is compiled already
+ */
+export async function generateTask(
+  run: OpenedRun,
+  request: TaskRequest,
+  maker?: (request: ClipRequest) => Promise<Made>,
+): Promise<void> {
   const { clipGenerator } = await import("../eval/generation.ts");
   const { Random } = await import("../runtime/random.ts");
-  const generate = clipGenerator(run.device, run.tokenizer, run.objective!);
+  const generate = maker ?? clipGenerator(run.device, run.tokenizer, run.objective!);
   const tasks = [request.task, ...request.chain];
   const known = run.objective!.tasks?.names ?? [];
   for (const task of tasks) {

@@ -16,7 +16,7 @@ import {
 import type { Device } from "../runtime/device.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensors, int32, sizeOf } from "../runtime/tensors.ts";
-import { type NoiseSchedule, samplerSteps } from "./noise-schedule.ts";
+import { ddimStep, type NoiseSchedule, samplerSteps, signalOf } from "../models/noise-schedule.ts";
 import {
   checkGuidance,
   drawProperties,
@@ -68,25 +68,6 @@ export interface DiffusionNetwork {
   readonly names: readonly TaskName[];
   readonly grid: readonly [number, number, number];
   readonly width: number;
-}
-
-/** Signal and noise of a step and of the one after it; scalars or tensors that broadcast. */
-export interface Levels {
-  readonly alpha: tf.Tensor;
-  readonly sigma: tf.Tensor;
-  readonly nextAlpha: tf.Tensor;
-  readonly nextSigma: tf.Tensor;
-}
-
-/** The estimate of x from v: α z - σ v. */
-export function signalOf(z: tf.Tensor5D, v: tf.Tensor5D, alpha: tf.Tensor, sigma: tf.Tensor) {
-  return tf.sub(tf.mul(alpha, z), tf.mul(sigma, v)) as tf.Tensor5D;
-}
-
-/** The next z when v was predicted and x was decided on (the estimate, or what is given). */
-export function ddimStep(z: tf.Tensor5D, v: tf.Tensor5D, x: tf.Tensor5D, at: Levels): tf.Tensor5D {
-  const noise = tf.add(tf.mul(at.sigma, z), tf.mul(at.alpha, v)); // ε = σ z + α v
-  return tf.add(tf.mul(at.nextAlpha, x), tf.mul(at.nextSigma, noise)) as tf.Tensor5D;
 }
 
 /** A function that makes latents; its step is compiled once for each number of samples. */

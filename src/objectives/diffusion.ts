@@ -36,7 +36,7 @@ import {
   type LatentSampleOptions,
   networkInput,
 } from "./diffusion-sampler.ts";
-import { noiseSchedule, noiseScheduleSchema } from "./noise-schedule.ts";
+import { noiseSchedule, noiseScheduleSchema } from "../models/noise-schedule.ts";
 import type { Objective, TaskMixture, TokenSpace } from "./objective.ts";
 import { networkLabel } from "./sampling.ts";
 import { type ClipGeometry, latentOfFrame, type TaskName } from "./tasks.ts";

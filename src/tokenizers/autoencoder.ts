@@ -17,6 +17,7 @@ import {
   latentGrid,
   type Problem,
 } from "./cnn.ts";
+import { buildDiffusionDecoder, diffusionDecoderSchema } from "./diffusion-decoder.ts";
 import { initSchema } from "./inflation.ts";
 import { perceptualSchema } from "./perceptual.ts";
 import type { QuantizerConfig } from "./quantizers/registry.ts";
@@ -46,6 +47,7 @@ export function trainingProperties(defaults: { readonly l2_weight: number }) {
     }),
     perceptual: Type.Optional(perceptualSchema),
     adversarial: Type.Optional(adversarialSchema),
+    diffusion_decoder: Type.Optional(diffusionDecoderSchema),
     init: Type.Optional(initSchema),
   };
 }
@@ -177,13 +179,22 @@ export function assembleTokenizer(
   const quantizer = buildQuantizer(config.quantizer, scope.child("quantizer"));
   const encode = parts.encoder(scope.child("encoder"), quantizer.latentWidth, quantizer.preNorm);
   const decodeLatents = parts.decoder(scope.child("decoder"), quantizer.width);
+  const diffusion =
+    config.diffusion_decoder &&
+    buildDiffusionDecoder(config.diffusion_decoder, causal, scope.child("diffusion_decoder"));
+  const pixelsOf = (latents: tf.Tensor5D): tf.Tensor5D => {
+    const made = decodeLatents(latents);
+    return diffusion ? diffusion.decode(made) : made;
+  };
   const decode = (codes: tf.Tensor5D): tf.Tensor5D =>
-    decodeLatents(quantizer.assemble ? quantizer.assemble(codes) : codes);
+    pixelsOf(quantizer.assemble ? quantizer.assemble(codes) : codes);
   return {
     type: config.type,
     scope,
     clip,
     causal,
+    // A diffusion's noise lies in the clip: a piece of it would get other noise.
+    ...(diffusion && { streams: false }),
     modality: parts.modality ?? "video",
     continuous: quantizer.type === "none",
     grid: quantizer.tokenGrid?.(latents) ?? latents,
@@ -193,14 +204,18 @@ export function assembleTokenizer(
     inputs(clips, seed, step, frames = clip.frames) {
       const [t, h, w] = latents;
       const grid = [clips, frames === clip.frames ? t : 1, h, w] as const;
-      return quantizer.inputs?.(grid, seed, step) ?? {};
+      const shape = [frames, clip.height, clip.width];
+      return {
+        ...quantizer.inputs?.(grid, seed, step),
+        ...diffusion?.inputs(clips, shape, seed, step),
+      };
     },
     encode: (clips) => quantizer.assign(encode(clips)),
     lookup: (ids) => quantizer.lookup(ids),
     decode,
     ...(quantizer.assemble && {
       decodeLayers: (codes: tf.Tensor5D, layers: number) =>
-        decodeLatents(quantizer.assemble!(codes, layers)),
+        pixelsOf(quantizer.assemble!(codes, layers)),
     }),
     ...(quantizer.lexical && {
       lexical: { ...quantizer.lexical, layers: quantizer.lexical.layers(latents[1], latents[2]) },
@@ -211,9 +226,21 @@ export function assembleTokenizer(
       const seen = parts.loss
         ? parts.loss(reconstruction, clips)
         : pixelLoss(reconstruction, clips, { l1_weight: 0, l2_weight: 1, ...config });
+      const own = tf.add<tf.Scalar>(quantized.loss, seen.loss);
+      // Held-out losses have no noise and leave the diffusion out: they compare with runs without one.
+      const denoised =
+        diffusion && noise?.["decoder_noise"]
+          ? diffusion.loss(clips, reconstruction, noise)
+          : undefined;
       return {
-        loss: tf.add<tf.Scalar>(quantized.loss, seen.loss),
-        metrics: { ...seen.metrics, ...quantized.metrics },
+        loss: denoised
+          ? tf.add<tf.Scalar>(own, tf.mul(denoised, config.diffusion_decoder!.weight))
+          : own,
+        metrics: {
+          ...seen.metrics,
+          ...quantized.metrics,
+          ...(denoised && { diffusion_loss: denoised }),
+        },
         reconstruction,
         ids: quantized.ids,
       };

@@ -38,6 +38,14 @@ export function checkTokenizer(config: TokenizerConfig, clip: ClipShape): Proble
       hint: "use a causal tokenizer (magvit2, cvivit, patches), or image_share=0",
     });
   }
+  const side = "diffusion_decoder" in config ? (config.diffusion_decoder?.patch_size ?? 1) : 1;
+  if (clip.height % side !== 0 || clip.width % side !== 0) {
+    problems.push({
+      path: "diffusion_decoder.patch_size",
+      message: `blocks of ${side} do not fit clips of ${clip.height}×${clip.width}`,
+      hint: "use a patch_size that divides both sides",
+    });
+  }
   return problems;
 }
 

@@ -1,8 +1,10 @@
-import { existsSync, mkdtempSync, readdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parseLine } from "../../src/cli/generate.ts";
 import { generateTask, type TaskRequest } from "../../src/cli/generate-task.ts";
 import { loadConfig } from "../../src/config/resolve.ts";
 import { openFrames } from "../../src/data/frames.ts";
@@ -105,5 +107,71 @@ describe("tessera generate --task", () => {
     await fails({ task: "IP", condition: [short] }, "2 frames, the task looks at 5");
     await fails({ task: "IP", condition: [short], text: [caption] }, "does not look at --text");
     await fails({ text: [caption], continue: 1 }, "does not start from");
+  });
+});
+
+describe("the program itself", () => {
+  const program = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+  const caption = "a large red circle moves left";
+  const call = (args: readonly string[], input = "") =>
+    spawnSync(process.execPath, [program, ...args], { encoding: "utf8", input });
+
+  test("--interactive answers lines, says what is wrong with one, and goes on", async () => {
+    const wrong = join(output, "tall.mkv");
+    const data = new Uint8Array(5 * 24 * 16 * 3);
+    await writeLossless(wrong, { data, frames: 5, height: 24, width: 16 }, 8);
+    const out = join(output, "lines");
+    const { status, stdout, stderr } = call(
+      ["generate", run.dir, "--interactive"],
+      [
+        `--task OP --condition ${wrong}`,
+        '--task T2AV --text "a mauve circle"',
+        `--task IP --condition ${wrong}`,
+        "--colour red",
+        '--task T2AV --text "a red',
+        `--task T2AV --text "${caption}" --n 1 --seed 3 --format mkv --out ${out}`,
+        `--task T2AV --text '${caption}' --n 1 --seed 4 --format mkv --out ${out}`,
+        "",
+      ].join("\n"),
+    );
+    expect(status).toBe(0);
+    for (const message of [
+      "was not trained for the task OP",
+      'no word "mauve"',
+      "frames of 16 x 24, the model takes 16 x 16",
+      "unknown option '--colour'",
+      "a quote is not closed",
+    ]) {
+      expect(stderr).toContain(message);
+    }
+    expect(stderr.match(/^error: /gm)).toHaveLength(5);
+    expect(stdout.trim().split("\n")).toEqual([
+      join(out, "seed3-000-T2AV.mkv"),
+      join(out, "seed4-000-T2AV.mkv"),
+    ]);
+    // Lines give the clips that calls of their own give.
+    const alone = join(output, "alone");
+    await generateTask(run, request({ text: [caption], out: alone }));
+    const name = "seed3-000-T2AV.mkv";
+    expect(readFileSync(join(out, name))).toEqual(readFileSync(join(alone, name)));
+  }, 30_000);
+
+  test("guidance that the training did not prepare is refused before anything runs", () => {
+    const { status, stderr } = call([
+      "show",
+      file,
+      "objective.label_dropout=0",
+      "objective.sampling.guidance=3",
+    ]);
+    expect(status).toBe(2);
+    expect(stderr).toContain("guidance 3 needs a network that was trained without conditions");
+  });
+
+  test("words, quotes and faults of a line", () => {
+    const options = parseLine(`--text "a red circle" 'two words' --n 3 --seed 9`);
+    expect(options.text).toEqual(["a red circle", "two words"]);
+    expect([options.n, options.seed, options.format]).toEqual([3, 9, "mp4"]);
+    expect(() => parseLine("--n none")).toThrow("none");
+    expect(() => parseLine("more")).toThrow("too many arguments");
   });
 });

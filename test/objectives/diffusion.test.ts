@@ -11,9 +11,7 @@ import { Scope } from "../../src/models/scope.ts";
 import { fromWindows, toWindows, windowOn } from "../../src/models/windows.ts";
 import {
   buildDiffusionSampler,
-  ddimStep,
   type DiffusionNetwork,
-  signalOf,
 } from "../../src/objectives/diffusion-sampler.ts";
 import {
   buildDiffusion,
@@ -21,7 +19,12 @@ import {
   type DiffusionConfig,
   givenLatents,
 } from "../../src/objectives/diffusion.ts";
-import { noiseSchedule, samplerSteps } from "../../src/objectives/noise-schedule.ts";
+import {
+  ddimStep,
+  noiseSchedule,
+  samplerSteps,
+  signalOf,
+} from "../../src/models/noise-schedule.ts";
 import type { TokenBatch } from "../../src/objectives/objective.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { Random } from "../../src/runtime/random.ts";

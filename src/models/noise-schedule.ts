@@ -7,6 +7,7 @@
  * every step, the last one too, where ε would say nothing about x.
  */
 
+import * as tf from "@tensorflow/tfjs-core";
 import { Type } from "../config/schema.ts";
 
 export const noiseScheduleSchema = Type.Union([Type.Literal("linear"), Type.Literal("cosine")], {
@@ -67,4 +68,23 @@ function cosine(steps: number): Float64Array {
  */
 export function samplerSteps(steps: number, count: number): number[] {
   return Array.from({ length: count }, (_, i) => Math.round(steps - (i * steps) / count) - 1);
+}
+
+/** Signal and noise of a step and of the one after it; scalars or tensors that broadcast. */
+export interface Levels {
+  readonly alpha: tf.Tensor;
+  readonly sigma: tf.Tensor;
+  readonly nextAlpha: tf.Tensor;
+  readonly nextSigma: tf.Tensor;
+}
+
+/** The estimate of x from v: α z - σ v. */
+export function signalOf(z: tf.Tensor5D, v: tf.Tensor5D, alpha: tf.Tensor, sigma: tf.Tensor) {
+  return tf.sub(tf.mul(alpha, z), tf.mul(sigma, v)) as tf.Tensor5D;
+}
+
+/** The next z when v was predicted and x was decided on (the estimate, or what is given). */
+export function ddimStep(z: tf.Tensor5D, v: tf.Tensor5D, x: tf.Tensor5D, at: Levels): tf.Tensor5D {
+  const noise = tf.add(tf.mul(at.sigma, z), tf.mul(at.alpha, v)); // ε = σ z + α v
+  return tf.add(tf.mul(at.nextAlpha, x), tf.mul(at.nextSigma, noise)) as tf.Tensor5D;
 }
