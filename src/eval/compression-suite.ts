@@ -4,7 +4,9 @@
  * `rate-distortion.json`, from which the run's page draws its chart.
  *
  * Held-out clips stand one after another in one video, for us as for the codecs, so that headers
- * weigh the same on both sides. Rates are bits a pixel of the original.
+ * weigh the same on both sides. Rates are bits a pixel of the original. With `sequences` each of a
+ * known set's is a video, cut into tiles for the tokenizer and whole for the codecs; then rates and
+ * qualities are means over sequences, at one setting.
  */
 
 import { join } from "node:path";
@@ -14,6 +16,7 @@ import { checkClipShape, ClipStream, chooseClips, clipKeys } from "./clips.ts";
 import { readBitstream, writeBitstream } from "./compression/bitstream.ts";
 import { bjontegaard, qualityAt, rateAt, type RatePoint } from "./compression/bjontegaard.ts";
 import { TokenCodec, type TokenVideo } from "./compression/codec.ts";
+import { openSequences, sequencesSchema } from "./compression/sequences.ts";
 import { type CodecName, codeClip, codecNames, codecs, findCodecs } from "./compression/codecs.ts";
 import { msSsimClip, smallestMsSsimSide } from "./ms-ssim.ts";
 import { clipChoices, type ProtocolName, score } from "./protocols.ts";
@@ -31,6 +34,7 @@ export const schema = closed(
       default: 16,
       description: "How many clips; all of the split when it has fewer.",
     }),
+    sequences: Type.Optional(sequencesSchema),
     codecs: Type.Array(Type.Enum([...codecNames]), {
       uniqueItems: true,
       default: ["x264", "x265", "svt-av1", "vp9"],
@@ -62,6 +66,8 @@ export interface RatePicture {
 export interface RateDistortion {
   /** SHA-256 of the clips' pixels: only records of equal clips can stand in one chart. */
   readonly clips_sha256: string;
+  /** The set of sequences, over which points are means. */
+  readonly sequences?: string;
   readonly frames: number;
   readonly height: number;
   readonly width: number;
@@ -84,17 +90,33 @@ async function run(
   name: string,
   context: EvalContext,
 ): Promise<Score[]> {
-  const dataset = await context.dataset(config.split);
-  checkClipShape(dataset, context.tokenizer.clip);
-  const { frames, height, width } = dataset;
-  const indices = chooseClips(dataset.size, config.clips, config.seed);
-  const stream = new ClipStream(dataset, indices, context.batch);
-  const originals = await collect(stream, frames * height * width * 3);
-  const shared = clipChoices(stream, config.seed);
-  const judge = judgeOf(dataset, originals);
-  const points: RatePicture[] = [];
+  const { sequences } = config;
+  if (sequences === undefined) {
+    const dataset = await context.dataset(config.split);
+    checkClipShape(dataset, context.tokenizer.clip);
+    return measure(config, name, context, dataset);
+  }
+  const dataset = await openSequences(sequences);
+  try {
+    return await measure(config, name, context, dataset);
+  } finally {
+    await dataset.close();
+  }
+}
 
+async function measure(
+  config: CompressionConfig,
+  name: string,
+  context: EvalContext,
+  dataset: Dataset,
+): Promise<Score[]> {
+  const { frames, height, width } = dataset;
   const { device, tokenizer, objective, batch } = context;
+  const whole = config.sequences !== undefined;
+  const indices = whole
+    ? Uint32Array.from({ length: dataset.size }, (_, i) => i)
+    : chooseClips(dataset.size, config.clips, config.seed);
+  const stream = new ClipStream(dataset, indices, whole ? 1 : batch);
   const codec = new TokenCodec({
     device,
     tokenizer,
@@ -102,15 +124,29 @@ async function run(
     ...(objective && { objective }),
     onProgress: (what, clips, total) => context.progress(what, clips, total),
   });
-  const spans = function* (): Generator<Uint8Array> {
-    const size = frames * height * width * 3;
-    for (let i = 0; i < indices.length; i++) {
-      yield originals.subarray(i * size, (i + 1) * size);
+  const found = config.codecs.length > 0 ? await findCodecs() : new Map<CodecName, string>();
+  for (const anchor of config.codecs) {
+    const problem = found.get(anchor);
+    if (problem !== undefined) {
+      context.warn(`no curve of ${anchor}: ${problem}`);
     }
-  };
-  const video = await codec.tokenize(spans(), { height, width, fps: dataset.fps });
-  const decoded = await decode(codec, video, originals.length);
-  const quality = judge(decoded);
+  }
+  const anchors = config.codecs.filter((anchor) => found.get(anchor) === undefined);
+  const videos: RatePicture[][] = [];
+  for await (const originals of videosOf(stream, whole)) {
+    const judge = judgeOf(dataset, originals);
+    const ours = await tokenPoints(codec, dataset, originals, judge);
+    videos.push([...ours, ...(await anchorPoints(anchors, context, dataset, originals, judge))]);
+  }
+  const points = meanPoints(videos);
+  const shared = whole
+    ? {
+        sequences: config.sequences!.protocol,
+        first_frames: frames,
+        pixels_sha256: stream.digest(),
+        mean: "over sequences",
+      }
+    : clipChoices(stream, config.seed);
   const scores: Score[] = [];
   const of = (
     quantity: string,
@@ -123,19 +159,14 @@ async function run(
     const measured = { name: `${name}/${quantity}`, value, unit, better, n: indices.length };
     scores.push(score(measured, protocol, { ...shared, ...choices }));
   };
-  for (const code of codec.codes) {
-    const bytes = writeBitstream(await codec.pack(video, code));
-    // What is not decoded again is not a size.
-    const back = await codec.unpack(readBitstream(bytes, `the file of code ${code}`));
-    if (Buffer.compare(Buffer.from(back.ids.buffer), Buffer.from(video.ids.buffer)) !== 0) {
-      throw new Error(`code ${code} did not give the tokens back`);
+  for (const { series, bpp } of points) {
+    const code = codec.codes.find((one) => series === `tokens: ${one}`);
+    if (code) {
+      of(`${code}_bpp`, bpp, "bits/pixel", "lower", `bitstream:${code}`);
     }
-    points.push({ series: `tokens: ${code}`, bytes: bytes.length, ...rate(bytes.length, originals), ...quality }); // biome-ignore format: one point
-    of(`${code}_bpp`, rate(bytes.length, originals).bpp, "bits/pixel", "lower", `bitstream:${code}`); // biome-ignore format: one score
   }
-  of("psnr", quality.psnr, "dB", "higher", "psnr:per-frame", { average: "dB over all frames" });
+  of("psnr", points[0]!.psnr, "dB", "higher", "psnr:per-frame", { average: "dB over all frames" });
 
-  await anchors(config, context, dataset, originals, judge, points);
   const ours = points.reduce((a, b) => (b.bytes < a.bytes ? b : a), points[0]!);
   for (const anchor of config.codecs) {
     const curve = curveOf(points, anchor);
@@ -161,6 +192,7 @@ async function run(
   const record: RateDistortion = {
     clips_sha256: stream.digest(),
     frames: indices.length * frames,
+    ...(whole && { sequences: config.sequences!.protocol }),
     height,
     width,
     fps: dataset.fps,
@@ -182,14 +214,66 @@ const rate = (bytes: number, originals: Uint8Array): { bpp: number } => ({
   bpp: (bytes * 8) / (originals.length / 3),
 });
 
-async function collect(stream: ClipStream, size: number): Promise<Uint8Array> {
-  const all = new Uint8Array(stream.indices.length * size);
+/** The pixels of each video: every clip by itself, or all after one another. */
+async function* videosOf(stream: ClipStream, whole: boolean): AsyncGenerator<Uint8Array> {
+  const { frames, height, width } = stream.dataset;
+  const size = frames * height * width * 3;
+  const all = new Uint8Array(whole ? 0 : stream.indices.length * size);
   let at = 0;
   for await (const { clips, size: count } of stream) {
-    all.set((clips.data as Uint8Array).subarray(0, count * size), at);
-    at += count * size;
+    const pixels = (clips.data as Uint8Array).subarray(0, count * size);
+    if (whole) {
+      yield pixels;
+    } else {
+      all.set(pixels, at);
+      at += pixels.length;
+    }
   }
-  return all;
+  if (!whole) {
+    yield all;
+  }
+}
+
+/** Our point of each code: a file that was decoded again. */
+async function tokenPoints(
+  codec: TokenCodec,
+  { height, width, fps }: Dataset,
+  originals: Uint8Array,
+  judge: (decoded: Uint8Array) => Quality,
+): Promise<RatePicture[]> {
+  const size = codec.spanFrames * height * width * 3;
+  const spans = function* (): Generator<Uint8Array> {
+    for (let at = 0; at < originals.length; at += size) {
+      yield originals.subarray(at, at + size);
+    }
+  };
+  const video = await codec.tokenize(spans(), { height, width, fps });
+  const quality = judge(await decode(codec, video, originals.length));
+  const points: RatePicture[] = [];
+  for (const code of codec.codes) {
+    const bytes = writeBitstream(await codec.pack(video, code));
+    // What is not decoded again is not a size.
+    const back = await codec.unpack(readBitstream(bytes, `the file of code ${code}`));
+    if (Buffer.compare(Buffer.from(back.ids.buffer), Buffer.from(video.ids.buffer)) !== 0) {
+      throw new Error(`code ${code} did not give the tokens back`);
+    }
+    points.push({ series: `tokens: ${code}`, bytes: bytes.length, ...rate(bytes.length, originals), ...quality }); // biome-ignore format: one point
+  }
+  return points;
+}
+
+/** The mean of the same point over videos. */
+function meanPoints(videos: readonly (readonly RatePicture[])[]): RatePicture[] {
+  const mean = (i: number, key: "bytes" | "bpp" | "psnr" | "ssim" | "ms_ssim"): number =>
+    videos.reduce((sum, points) => sum + (points[i]![key] ?? 0), 0) / videos.length;
+  return videos[0]!.map((point, i) => ({
+    ...point,
+    bytes: mean(i, "bytes"),
+    bpp: mean(i, "bpp"),
+    psnr: mean(i, "psnr"),
+    ...(point.ssim !== undefined && { ssim: mean(i, "ssim") }),
+    ...(point.ms_ssim !== undefined && { ms_ssim: mean(i, "ms_ssim") }),
+  }));
 }
 
 async function decode(codec: TokenCodec, video: TokenVideo, size: number): Promise<Uint8Array> {
@@ -221,30 +305,24 @@ function judgeOf(dataset: Dataset, originals: Uint8Array): (decoded: Uint8Array)
   });
 }
 
-/** Add the codecs' points. */
-async function anchors(
-  config: CompressionConfig,
+/** The codecs' points. */
+async function anchorPoints(
+  names: readonly CodecName[],
   context: EvalContext,
-  dataset: Dataset,
+  { height, width, fps }: Dataset,
   originals: Uint8Array,
   judge: (decoded: Uint8Array) => Quality,
-  points: RatePicture[],
-): Promise<void> {
-  const { height, width, fps } = dataset;
+): Promise<RatePicture[]> {
   const clip = { data: originals, frames: originals.length / (height * width * 3), height, width };
-  const found = config.codecs.length > 0 ? await findCodecs() : new Map<CodecName, string>();
-  for (const name of config.codecs) {
-    const problem = found.get(name);
-    if (problem !== undefined) {
-      context.warn(`no curve of ${name}: ${problem}`);
-      continue;
-    }
+  const points: RatePicture[] = [];
+  for (const name of names) {
     for (const [i, setting] of codecs[name].qualities.entries()) {
       const { bytes, decoded } = await codeClip(name, clip, fps, setting);
       points.push({ series: name, setting, bytes, ...rate(bytes, originals), ...judge(decoded) });
       context.progress(name, i + 1, codecs[name].qualities.length);
     }
   }
+  return points;
 }
 
 /** A codec's curve without points that another one beats at both rate and quality. */

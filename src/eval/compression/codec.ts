@@ -73,6 +73,11 @@ export class TokenCodec {
     return ["uniform", "static", "adaptive", ...(this.#prior ? (["prior"] as const) : [])];
   }
 
+  /** Frames of a span. */
+  get spanFrames(): number {
+    return this.#networks.tokenizer.clip.frames;
+  }
+
   /**
    * Tokens of a video.
    * @param spans RGB bytes [n, H, W, 3], each of T frames, the last of at most T

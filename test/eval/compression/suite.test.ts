@@ -1,6 +1,8 @@
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { setWarningSink } from "../../../src/data/warnings.ts";
 import { readBitstream, writeBitstream } from "../../../src/eval/compression/bitstream.ts";
 import { TokenCodec } from "../../../src/eval/compression/codec.ts";
 import { curveOf, type RateDistortion } from "../../../src/eval/compression-suite.ts";
@@ -11,6 +13,7 @@ import { buildMaskedPrior } from "../../../src/objectives/prior.ts";
 import type { Device } from "../../../src/runtime/device.ts";
 import { openDevice } from "../../../src/runtime/registry.ts";
 import { tinyModel } from "../../objectives/support.ts";
+import { mclJcv } from "../../data/look-alikes.ts";
 import { blockTokenizer, context, fakeObjective } from "../fakes.ts";
 
 const config = {
@@ -50,6 +53,35 @@ describe("suite compression", () => {
     // Either a comparison or the reason why there is none.
     const compared = scores.filter(({ name }) => name.endsWith("against_x264")).length;
     expect(compared + 2 * warnings.length).toBeGreaterThanOrEqual(2);
+  });
+});
+
+describe("sequences", () => {
+  it("are whole videos of a named set, at one size, their rates and qualities means", async () => {
+    const path = mkdtempSync(join(tmpdir(), "tessera-sequences-"));
+    mclJcv(path);
+    const warnings: string[] = [];
+    const previous = setWarningSink((message) => warnings.push(message));
+    try {
+      const base = await context({ warn: (message) => warnings.push(message) });
+      const sequences = { protocol: "mcl-jcv-640x360", path, frames: 4 } as const;
+      const scores = await buildSuite({ ...config, sequences }, "mcl").run(base);
+      expect(warnings.some((text) => /videoSRC03/.test(text))).toBe(true); // cut off
+      const bpp = scores.find(({ name }) => name === "mcl/uniform_bpp")!;
+      expect(bpp.n).toBe(2);
+      expect(bpp.protocol).toMatchObject({ sequences: "mcl-jcv-640x360", first_frames: 4 });
+      // 40 x 23 tiles of one span of 5 frames in 16 x 16 pixels, 9 bits each 4 x 4 of them.
+      const bits = 40 * 23 * 5 * 16 * 9;
+      expect(bpp.value * 4 * 360 * 640).toBeGreaterThan(bits);
+      expect(bpp.value * 4 * 360 * 640).toBeLessThan(bits + 45 * 8);
+      const record = JSON.parse(readFileSync(join(base.samplesDir(), "rate-distortion.json"), "utf8")) as RateDistortion; // biome-ignore format: one call
+      expect(record).toMatchObject({ sequences: "mcl-jcv-640x360", frames: 8, height: 360, width: 640 }); // biome-ignore format: one call
+      const none = { ...sequences, path: join(path, "nothing") };
+      await expect(buildSuite({ ...config, sequences: none }, "mcl").run(base)).rejects.toThrow(/does not exist/); // biome-ignore format: one call
+    } finally {
+      setWarningSink(previous);
+      rmSync(path, { recursive: true });
+    }
   });
 });
 
