@@ -117,7 +117,19 @@ async function chooseSuites(dir: string, asked: readonly string[]): Promise<Suit
     if (evaluation !== undefined) {
       chosen[name] = evaluation;
     } else if (name.startsWith("@") && files.includes(name.slice(1))) {
-      const suite = await suiteOfFile(dir, name);
+      const suite = await suiteOfFile(dir, name).catch((error: unknown) => {
+        if (!(error instanceof UserError) || asked.includes(name)) {
+          throw error;
+        }
+        // Asked for by "full" alone, and the run's config and it do not go together.
+        say(
+          `${name} is left out: ${error.message.replace(/^override \S+ \(.*?\)\s+/, "").split("\n")[0]}`,
+        );
+        return undefined;
+      });
+      if (suite === undefined) {
+        continue;
+      }
       // One that the run has already, under whatever name, is not computed twice.
       const text = JSON.stringify(suite);
       if (asked.includes(name) || !Object.values(chosen).some((s) => JSON.stringify(s) === text)) {

@@ -56,10 +56,9 @@ const tiny = [
   "trainer.transformer.warmup=1",
   "trainer.transformer.validate_batches=2",
   "objective.sampling.steps=2",
-  "evals.frechet=null",
+  "evals.frechet.clips=12",
   "evals.compression.clips=4",
-  "evals.compression.codecs=[x264]",
-  "evals.probe=null",
+  "evals.compression.codecs=[x264, vp9]",
 ];
 
 describe("help and faults", () => {
@@ -173,7 +172,11 @@ describe("a run", () => {
     expect(first.stderr + first.stdout).toContain("report.html");
     expect(first.status).toBe(0);
     const page = readFileSync(join(folder(), "report.html"), "utf8");
-    expect(page).toContain("psnr:per-frame");
+    // Reconstruction, codebook, rate and its chart, Fréchet stand-in, recognition.
+    for (const protocol of ["psnr:per-frame", "codebook:dataset", "rate:nominal", "bitstream:prior", "frechet:moving-shapes-v1", "probe:linear-codes"]) {
+      expect(page).toContain(protocol);
+    } // biome-ignore format: one list
+    expect(page).toMatch(/<svg[\s\S]*(x264|vp9)/);
     expect(page).not.toMatch(/(src|href)="https?:/); // self-contained
     expect(page).toMatch(/data:(video\/mp4|image\/gif);base64,/); // clips that play
     const again = run();
@@ -185,6 +188,9 @@ describe("a run", () => {
     const { status, stdout } = tessera("eval", folder(), "--suite", "full");
     expect(status).toBe(0);
     expect(stdout).toMatch(/equal/i);
+    for (const suite of ["reconstruction", "codebook", "rate", "compression", "frechet", "probe"]) {
+      expect(stdout).toMatch(new RegExp(`\\b${suite}/`));
+    }
   });
 
   it("generates clips of a class, and refuses an unknown one", () => {

@@ -33,6 +33,7 @@ import { mergeWeights } from "../../src/runtime/weight-files/weights.ts";
 import { sym } from "../models/features/formula.ts";
 import { blockTokenizer, context, shapes } from "./fakes.ts";
 import { fracsin, golden } from "./golden.ts";
+import { fastDevices } from "../models/features/formula.ts";
 
 /** base @ (I + 0.3 mixing), as the goldens' features. */
 function features(n: number, d: number, start: number): Float64Array {
@@ -351,7 +352,7 @@ describe("fvd", () => {
   });
 });
 
-describe("published numbers", () => {
+describe.each(fastDevices)("published numbers on %s", (type) => {
   const i3d = findWeights("i3d", []);
   const alexnet = findWeights("lpips-alexnet", []);
   const want = golden<{
@@ -362,7 +363,7 @@ describe("published numbers", () => {
   it.skipIf(!i3d)(
     `FVD of zeros against ones (${i3d ? i3d.paths.join() : missingWeights("i3d")})`,
     async () => {
-      const device = await openDevice({ type: "cpu" });
+      const device = await openDevice({ type });
       const network = openI3d(openWeights(i3d!.paths[0]!));
       for (const frames of [10, 11, 16]) {
         const run = device.compile(`zeros ${frames}`, ({ x }) => {
@@ -387,7 +388,7 @@ describe("published numbers", () => {
   it.skipIf(!alexnet)(
     `LPIPS of zeros against ones (${alexnet ? alexnet.paths.join() : missingWeights("lpips-alexnet")})`,
     async () => {
-      const device = await openDevice({ type: "cpu" });
+      const device = await openDevice({ type });
       const lpips = openLpips(
         "alexnet",
         mergeWeights(alexnet!.paths.map((one) => openWeights(one))),
