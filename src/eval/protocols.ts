@@ -390,6 +390,14 @@ export const protocols = {
       spread: "standard error of a share over clips",
     },
   },
+  "pixel-baseline": {
+    measures:
+      "Models without tokens: one 3D CNN over pixels with a head for the class and one for the shape's centre in each frame (mean distance in pixels), alone or with sound and caption, trained from nothing on the training clips.",
+    fixed: {
+      training:
+        "AdamW, a tenth of warm-up, cosine to 0; cross entropy + 10 x squared error in half sides",
+    },
+  },
   "in-context:generation": {
     measures:
       "What a frozen language model that learned from text alone writes in context: captions and answers (the share that names the clip's own factor) and denoised tokens of clips (tokens as they should be, corrupted ones repaired, PSNR against the clip as decoded from its own tokens).",

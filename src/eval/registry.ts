@@ -17,6 +17,7 @@ import * as inContextGeneration from "./in-context-generation-suite.ts";
 import * as inContext from "./in-context-suite.ts";
 import * as inceptionScore from "./inception-score-suite.ts";
 import * as leak from "./leak-suite.ts";
+import * as pixelBaseline from "./pixel-baseline-suite.ts";
 import * as probe from "./probe-suite.ts";
 import * as pyramid from "./pyramid-suite.ts";
 import * as rate from "./rate-suite.ts";
@@ -43,6 +44,7 @@ export const suites = {
   "in-context": inContext,
   "held-out": heldOut,
   leak,
+  "pixel-baseline": pixelBaseline,
   "in-context-generation": inContextGeneration,
   "super-resolution": superResolution,
   "token-consistency": consistency,
@@ -91,6 +93,8 @@ export function buildSuite(config: SuiteConfig, name: string = config.type): Sui
       return probe.build(config, name);
     case "held-out":
       return heldOut.build(config, name);
+    case "pixel-baseline":
+      return pixelBaseline.build(config, name);
     case "leak":
       return leak.build(config, name);
     case "in-context":
