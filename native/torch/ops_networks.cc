@@ -219,7 +219,9 @@ void groupNorm(const Instruction& i, Slots& s, Machine& m) {
     put(i, s, 0, at::zeros_like(arg(i, s, 0)));
     return;
   }
-  Tensor y = std::get<0>(at::native_group_norm(g.x, arg(i, s, 1), arg(i, s, 2), g.b, g.c, g.p, g.groups, i.floats[0]));
+  // The kernel takes memory as it lies: a repeated value must be laid out.
+  Tensor y = std::get<0>(at::native_group_norm(g.x, arg(i, s, 1).contiguous(), arg(i, s, 2).contiguous(), g.b, g.c, g.p, g.groups,
+                                               i.floats[0]));
   if (i.ints[1] != 0) y = at::silu(y);
   put(i, s, 0, y.permute({0, 2, 1}).reshape(i.specs[0].shape));
 }
@@ -242,7 +244,7 @@ void groupNormGrad(const Instruction& i, Slots& s, Machine& m) {
   }
   Tensor dy = grouped(arg(i, s, 3), i.ints[0]).x;
   Tensor weight = scale.contiguous();
-  auto [y, mean, rstd] = at::native_group_norm(g.x, weight, shift, g.b, g.c, g.p, g.groups, i.floats[0]);
+  auto [y, mean, rstd] = at::native_group_norm(g.x, weight, shift.contiguous(), g.b, g.c, g.p, g.groups, i.floats[0]);
   if (i.ints[1] != 0) dy = at::silu_backward(dy, y);
   auto [dx, dscale, dshift] =
       at::native_group_norm_backward(dy.contiguous(), g.x, mean, rstd, weight, g.b, g.c, g.p, g.groups, {true, true, true});

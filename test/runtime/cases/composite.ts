@@ -118,6 +118,13 @@ export const compositeCases: readonly KernelCase[] = [
   group("one group", [2, 3, 2, 2, 5], { groups: 1, activation: "silu" }),
   group("a group a channel", [2, 3, 2, 2, 5], { groups: 5 }),
   {
+    name: "groupNorm: scale and shift of one repeated value, as before a modulation",
+    inputs: { x: normals("modulated", [2, 3, 4, 4, 64]) },
+    run: ({ x }) =>
+      groupNorm(x!, tf.ones([64]) as tf.Tensor1D, tf.zeros([64]) as tf.Tensor1D, { groups: 8 }),
+    gradients: ["x"],
+  },
+  {
     name: "groupNorm: far from zero and constant",
     inputs: {
       x: uniforms("gn far", [2, 2, 4, 4, 4], 100, 101),
