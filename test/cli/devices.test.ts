@@ -19,14 +19,12 @@ const STEPS = 30;
 function start(...more: readonly string[]) {
   const child = spawn(
     process.execPath,
-    [
-      ...["--import", "tsx", "src/cli/main.ts", "run", "configs/experiments/tokenizer.yaml"],
-      ...["device={type: torch-cpu, threads: 1}", `output=${output}`, "evals={}"],
-      ...["dataset.size=64", "dataset.validation_size=16", "trainer.samples.count=0"],
-      ...[`trainer.tokenizer.steps=${STEPS}`, "trainer.tokenizer.checkpoint_every=10"],
-      ...["trainer.tokenizer.validate_every=30", "trainer.tokenizer.log_every=1"],
-      ...more,
-    ],
+    `--import tsx src/cli/main.ts run configs/experiments/tokenizer.yaml output=${output} evals={}
+      dataset.size=64 dataset.validation_size=16 trainer.samples.count=0
+      trainer.tokenizer.steps=${STEPS} trainer.tokenizer.checkpoint_every=10
+      trainer.tokenizer.validate_every=30 trainer.tokenizer.log_every=1`
+      .split(/\s+/)
+      .concat("device={type: torch-cpu, threads: 1}", more),
     { stdio: ["ignore", "ignore", "pipe"] },
   );
   let errors = "";
