@@ -29,6 +29,7 @@ const MASKED: MaskedSampling = {
   top_k: 0,
   top_p: 1,
   choice_temperature: 2,
+  order: "confidence",
 };
 const CAUSAL: CausalSampling = { ...guidance, cache: true, temperature: 1, top_k: 5, top_p: 1 };
 
