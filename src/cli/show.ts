@@ -2,6 +2,7 @@
 
 import type { Command } from "commander";
 import { loadExperiment, overridesHelp } from "./experiment.ts";
+import type { Experiment } from "../trainers/experiment.ts";
 import { print, printJson } from "./output.ts";
 
 export function addShow(program: Command): void {
@@ -40,7 +41,29 @@ Examples:
         }
         const { showConfig } = await import("../config/show.ts");
         print(`# ${config.name}: hash ${hash.slice(0, 12)}, seed ${config.seed}`);
+        print(await sizesOf(config));
         print(showConfig(resolved).trimEnd());
       },
     );
+}
+
+/** What the networks weigh, as a comment: parameters that are learned by gradient, tokens and bits. */
+async function sizesOf(config: Experiment): Promise<string> {
+  if (config.tokenizer.type === "onnx") {
+    return "# tokenizer: external";
+  }
+  const [{ Scope }, { buildTokenizer }, { bitsPerToken }, { clipShape }] = await Promise.all([
+    import("../models/scope.ts"),
+    import("../tokenizers/registry.ts"),
+    import("../tokenizers/tokenizer.ts"),
+    import("../trainers/experiment.ts"),
+  ]);
+  const tokenizer = buildTokenizer(config.tokenizer, clipShape(config), Scope.shapes());
+  const { grid, continuous, scope } = tokenizer;
+  const states = [...scope.states().values()].reduce((sum, { size }) => sum + size, 0);
+  const count = grid[0] * grid[1] * grid[2];
+  const rate = continuous
+    ? `of ${tokenizer.width} channels`
+    : `of ${Number(bitsPerToken(tokenizer).toFixed(2))} bits`;
+  return `# tokenizer: ${scope.parameterCount().toLocaleString("en")} parameters (and ${states.toLocaleString("en")} values of state), ${grid.join("×")} = ${count} tokens ${rate} a clip`;
 }

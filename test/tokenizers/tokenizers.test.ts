@@ -258,6 +258,17 @@ describe("configs/tokenizers", () => {
     expect(worstError([count("vqgan-2d", clip)], [53])).toBeLessThan(0.05 * 53);
   });
 
+  it.each([
+    // Published, in millions, and the clip of the paper's own experiments.
+    ["magvit-b", 41, 16],
+    ["magvit-l", 158, 16],
+    ["vqgan-2d", 53, 16],
+    ["magvit2-b", 58, 17],
+  ] as const)("%s is within 5 %% of the published %i M", (name, published, frames) => {
+    const made = count(name, { frames, height: 128, width: 128 });
+    expect(Math.abs(made / published - 1)).toBeLessThan(0.05);
+  });
+
   it("has small ones that fit small clips", () => {
     expect(count("magvit-small", { frames: 16, height: 32, width: 32 })).toBeLessThan(2);
     expect(count("magvit2-small", { frames: 17, height: 32, width: 32 })).toBeLessThan(2);
