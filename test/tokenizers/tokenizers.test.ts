@@ -220,7 +220,13 @@ describe("configs/tokenizers", () => {
   const ajv = new Ajv({ strict: false, discriminator: true, useDefaults: true, allErrors: true });
   const validate = ajv.compile(tokenizerSchema);
   const load = (name: string): TokenizerConfig => {
-    const config: unknown = parse(readFileSync(new URL(`${name}.yaml`, folder), "utf8"));
+    const read = (file: string): object => {
+      const { extends: base, ...own } = parse(
+        readFileSync(new URL(`${file}.yaml`, folder), "utf8"),
+      ) as { extends?: string };
+      return base === undefined ? own : { ...read(base.slice(1)), ...own };
+    };
+    const config: unknown = read(name);
     validate(config);
     expect(validate.errors).toBeNull();
     return config as TokenizerConfig;
