@@ -135,6 +135,12 @@ export async function openGroup(
   lost.catch(() => undefined);
   /** Answers of rounds of `gather` that are under way. */
   const open = new Map<number, (values: unknown[]) => void>();
+  /** Rejects when rank 0 has said goodbye: nobody answers any more, but what runs may end. */
+  let end: () => void = () => undefined;
+  const over = new Promise<never>((_, reject) => {
+    end = () => reject(ended());
+  });
+  over.catch(() => undefined);
   let round = 0;
   let leaving = false;
   const answered = (at: number, values: unknown[]): void => {
@@ -225,8 +231,10 @@ export async function openGroup(
     socket.on("error", () => undefined);
     let told = false;
     socket.on("close", () => {
-      if (!leaving) {
-        fail(told ? ended() : lostRank(0));
+      if (told) {
+        end();
+      } else if (!leaving) {
+        fail(lostRank(0));
       }
     });
     onMessages(socket, (message) => {
@@ -258,7 +266,7 @@ export async function openGroup(
       const at = round++;
       const answer = new Promise<unknown[]>((resolve) => open.set(at, resolve));
       submit(at, value);
-      return Promise.race([answer as Promise<T[]>, lost]);
+      return Promise.race([answer as Promise<T[]>, lost, over]);
     },
     leave: async () => {
       if (!leaving) {
