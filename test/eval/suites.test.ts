@@ -91,6 +91,36 @@ describe("every suite", () => {
     },
   );
 
+  it.each(configs)(
+    "$type: of clips that never change, the scores that follow by hand",
+    async (config) => {
+      const grey = async (split: "train" | "validation") => {
+        const real = await shapes(split);
+        const get = async (index: number, visit: number) => {
+          const sample = await real.get(index, visit);
+          return { ...sample, clip: new Uint8Array(sample.clip.length).fill(90) };
+        };
+        return { ...real, get };
+      };
+      const found = await scores(config, config.type, await context({ dataset: grey }));
+      expect(found.every((score) => Number.isFinite(score.value))).toBe(true);
+      // Grey 90 becomes step 2 of 7, which is 73 of 255: 17 levels off in every pixel.
+      const wanted = {
+        reconstruction: {
+          psnr: 10 * Math.log10(255 ** 2 / 17 ** 2),
+          flicker: 0,
+          psnr_mean_frame: 100,
+        },
+        codebook: { perplexity: 1, dead_codes: 511, entropy: 0 },
+        rate: { nominal_bits_per_token: 9, empirical_bits_per_token: 0 },
+        probe: { chance: 100 / 12 },
+      }[config.type as "reconstruction" | "codebook" | "rate" | "probe"];
+      for (const [quantity, expected] of Object.entries(wanted)) {
+        expect(value(found, `${config.type}/${quantity}`)).toBeCloseTo(expected, 2);
+      }
+    },
+  );
+
   it("names its scores as it is told", async () => {
     const [score] = await scores({ type: "codebook", ...common }, "mine", await context());
     expect(score!.name).toBe("mine/factor_perplexity");
