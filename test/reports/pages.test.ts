@@ -53,14 +53,16 @@ function trialsOf(claim: Claim): ClaimRuns {
 function benchmarks(): string {
   const all = readBenchmarks();
   const [first] = [...all.values()].flatMap(({ claims }) =>
-    Object.values(claims).filter(({ tests }) => typeof tests[0]!.beats === "object"),
+    Object.values(claims).filter(
+      // Two sets of trials under one score.
+      ({ tests: [test] }) => typeof test!.beats === "object" && test!.against === undefined,
+    ),
   );
   const claim: Claim = {
     ...first!,
     statement: "a <b>bold</b> claim",
-    tests: [{ ...first!.tests[0]!, against: undefined as never }],
+    tests: [first!.tests[0]!],
   };
-  delete (claim.tests[0] as { against?: string }).against;
   const path = join(root, "benchmarks.html");
   const made = new Map([
     ...all,
