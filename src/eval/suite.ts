@@ -31,7 +31,7 @@ export interface Score {
   readonly n: number;
   /** Standard error over clips, or deviation over repeats: the protocol's `spread` says which. */
   readonly std?: number;
-  /** A time or a memory: measured again, it comes out a little different. */
+  /** A time, a memory, a foreign encoder: measured again, it comes out a little different. */
   readonly measured?: true;
 }
 
