@@ -9,8 +9,8 @@
  */
 
 import { spawn } from "node:child_process";
-import { createServer } from "node:net";
 import { parseArgs } from "node:util";
+import { freePort, rankEnvironment } from "../src/cli/launch.ts";
 import { membershipOf } from "../src/runtime/group.ts";
 import { openDevice } from "../src/runtime/registry.ts";
 import { gpuWorkloads, openGpuWorkload } from "./gpu-workloads.ts";
@@ -51,12 +51,7 @@ async function measure(name: string): Promise<void> {
 
 /** Rank 0's times. */
 async function times(name: string, world: number): Promise<number[]> {
-  const port = await new Promise<number>((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port: free } = server.address() as { port: number };
-      server.close(() => resolve(free));
-    });
-  });
+  const port = await freePort();
   const flags = ["--repetitions", values.repetitions, "--precision", values.precision];
   const args = [...flags, "--device", values.device, "--rank", name];
   if (values.batch !== undefined) {
@@ -64,14 +59,7 @@ async function times(name: string, world: number): Promise<number[]> {
   }
   const outputs = await Promise.all(
     Array.from({ length: world }, (_, rank) => {
-      const env = {
-        ...process.env,
-        RANK: String(rank),
-        LOCAL_RANK: String(rank),
-        WORLD_SIZE: String(world),
-        MASTER_ADDR: "127.0.0.1",
-        MASTER_PORT: String(port),
-      };
+      const env = rankEnvironment(rank, world, port);
       const child = spawn(process.execPath, [...process.execArgv, process.argv[1]!, ...args], {
         env,
         stdio: ["ignore", "pipe", "inherit"],

@@ -11,12 +11,12 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type * as tf from "@tensorflow/tfjs-core";
+import { freePort, rankEnvironment } from "../src/cli/launch.ts";
 import { loadConfig } from "../src/config/resolve.ts";
 import { openDataset } from "../src/data/registry.ts";
 import { Scope } from "../src/models/scope.ts";
@@ -161,14 +161,7 @@ async function ranksOf(world: number, folder: string): Promise<Map<string, HostT
         [...process.execArgv, process.argv[1]!, type, "--out", out],
         {
           stdio: "inherit",
-          env: {
-            ...process.env,
-            RANK: String(rank),
-            LOCAL_RANK: String(rank),
-            WORLD_SIZE: String(world),
-            MASTER_ADDR: "127.0.0.1",
-            MASTER_PORT: String(port),
-          },
+          env: rankEnvironment(rank, world, port),
         },
       );
       return new Promise<void>((resolve, reject) => {
@@ -182,15 +175,6 @@ async function ranksOf(world: number, folder: string): Promise<Map<string, HostT
     }),
   );
   return new Map(decodeSafetensors(readFileSync(out)).tensors);
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 async function compare(): Promise<void> {

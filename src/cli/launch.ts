@@ -60,17 +60,21 @@ export async function launchRanks(devices: number, args: readonly string[]): Pro
   }
 }
 
+/** This process's environment with what makes a process one rank of `world` on this machine. */
+export function rankEnvironment(rank: number, world: number, port: number): NodeJS.ProcessEnv {
+  return {
+    ...process.env,
+    RANK: String(rank),
+    LOCAL_RANK: String(rank),
+    WORLD_SIZE: String(world),
+    MASTER_ADDR: "127.0.0.1",
+    MASTER_PORT: String(port),
+  };
+}
+
 function start(rank: number, world: number, port: number, args: readonly string[]): ChildProcess {
   const child = spawn(process.execPath, [...process.execArgv, process.argv[1]!, ...args], {
-    env: {
-      ...process.env,
-      RANK: String(rank),
-      LOCAL_RANK: String(rank),
-      WORLD_SIZE: String(world),
-      MASTER_ADDR: "127.0.0.1",
-      MASTER_PORT: String(port),
-      TESSERA_SUPERVISOR: String(process.pid),
-    },
+    env: { ...rankEnvironment(rank, world, port), TESSERA_SUPERVISOR: String(process.pid) },
     // In groups of their own: a terminal's Ctrl-C reaches them once, through this process.
     detached: true,
     stdio: rank === 0 ? "inherit" : ["ignore", "ignore", "pipe"],
@@ -128,7 +132,8 @@ function endLater(children: readonly ChildProcess[]): void {
   setTimeout(kill("SIGKILL"), PATIENCE + 5000).unref();
 }
 
-function freePort(): Promise<number> {
+/** A port of this machine that nobody listens on. */
+export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
     server.once("error", reject);

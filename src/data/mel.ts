@@ -5,41 +5,12 @@
  * below, time runs to the right.
  */
 
+import { fftInPlace } from "./fft.ts";
+
 const FLOOR_DB = 80;
 
 const toMel = (hertz: number): number => 2595 * Math.log10(1 + hertz / 700);
 const toHertz = (mel: number): number => 700 * (10 ** (mel / 2595) - 1);
-
-/** In-place radix-2 Fourier transform. */
-function fft(re: Float64Array, im: Float64Array): void {
-  const n = re.length;
-  for (let i = 1, j = 0; i < n; i++) {
-    let bit = n >> 1;
-    for (; j & bit; bit >>= 1) {
-      j ^= bit;
-    }
-    j ^= bit;
-    if (i < j) {
-      [re[i], re[j]] = [re[j]!, re[i]!];
-      [im[i], im[j]] = [im[j]!, im[i]!];
-    }
-  }
-  for (let length = 2; length <= n; length *= 2) {
-    const angle = (-2 * Math.PI) / length;
-    for (let i = 0; i < n; i += length) {
-      for (let k = 0; k < length / 2; k++) {
-        const [c, s] = [Math.cos(angle * k), Math.sin(angle * k)];
-        const [a, b] = [i + k, i + k + length / 2];
-        const tr = re[b]! * c - im[b]! * s;
-        const ti = re[b]! * s + im[b]! * c;
-        re[b] = re[a]! - tr;
-        im[b] = im[a]! - ti;
-        re[a] = re[a]! + tr;
-        im[a] = im[a]! + ti;
-      }
-    }
-  }
-}
 
 /**
  * The picture of a waveform.
@@ -67,7 +38,7 @@ export function melPicture(
       const at = Math.floor(centre - window / 2) + i;
       re[i] = (audio[at] ?? 0) * (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / window));
     }
-    fft(re, im);
+    fftInPlace(re, im, -1);
     for (let band = 0; band < bands; band++) {
       const [left, middle, right] = [edges[band]!, edges[band + 1]!, edges[band + 2]!];
       let power = 0;

@@ -48,6 +48,11 @@ const kidChoices = {
 
 /** What a score's `std` is. */
 const spread = "standard error over clips";
+const linearClassifier = {
+  classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
+  spread,
+  l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+} as const;
 const psnrChoices = { range: "0..255", colour: "RGB", cap_db: psnrCap, spread } as const;
 const lpipsChoices = {
   version: "0.1",
@@ -345,9 +350,7 @@ export const protocols = {
       "Top-1 accuracy of a linear classifier of the label on frozen codes: mean over the cells of a coarse grid in each latent frame, frames concatenated, and the differences of successive frames.",
     fixed: {
       features: "quantized codes, mean over cells, frames concatenated, plus temporal differences",
-      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
-      spread,
-      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+      ...linearClassifier,
     },
   },
   "factors:moving-shapes": {
@@ -462,9 +465,7 @@ export const protocols = {
       "Top-1 accuracy of a linear classifier of a factor of the clip on which words occur in the first n layers of a pyramid.",
     fixed: {
       features: "share of each word in each layer, over all frames",
-      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
-      spread,
-      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+      ...linearClassifier,
     },
   },
   "efficiency:counted": {
@@ -489,9 +490,7 @@ export const protocols = {
       "As probe:linear-codes, on histograms of the sub-ids alone: it sees which tokens occur, not what they embed to.",
     fixed: {
       features: "histograms of sub-ids over cells, frames concatenated, plus temporal differences",
-      classifier: "multinomial logistic regression, standardised, L-BFGS to convergence",
-      spread,
-      l2: "from 1 down by tenths to 0.0001 while log loss on every fifth fitting clip falls, then refitted on all",
+      ...linearClassifier,
     },
   },
 } as const satisfies { readonly [name: string]: ProtocolInfo };

@@ -5,28 +5,15 @@
  * Masked attention is counted whole, and a cache at its full length.
  */
 
+import { signature } from "./compiled.ts";
 import type { Device } from "./device.ts";
-import type { Graph, GraphNode } from "./graph.ts";
+import { type Graph, type GraphNode, liveNodes } from "./graph.ts";
 import { openGraphDevice } from "./graph-device.ts";
 import { sizeOf } from "./tensors.ts";
 
 /** Operations of one call of a traced function. */
 export function graphFlops(graph: Graph): number {
-  const seen = new Set<GraphNode>();
-  const roots = [
-    ...graph.outputs.map(({ value }) => value),
-    ...graph.states.flatMap(({ next }) => (next ? [next] : [])),
-  ];
-  const waiting = roots.map(({ node }) => node);
-  let total = 0;
-  for (let node = waiting.pop(); node !== undefined; node = waiting.pop()) {
-    if (!seen.has(node)) {
-      seen.add(node);
-      total += nodeFlops(node);
-      waiting.push(...node.inputs.map((input) => input.node));
-    }
-  }
-  return total;
+  return liveNodes(graph).reduce((total, node) => total + nodeFlops(node), 0);
 }
 
 function nodeFlops({ op, inputs, outputs, attrs, body }: GraphNode): number {
@@ -103,11 +90,7 @@ export async function countFlops(run: (device: Device) => Promise<unknown>): Pro
       const inner = device.compile(name, fn);
       const known = new Map<string, number>();
       const call = async (inputs: Parameters<typeof inner>[0]) => {
-        const key = JSON.stringify(
-          Object.keys(inputs)
-            .sort()
-            .map((input) => [input, inputs[input]!.dtype, inputs[input]!.shape]),
-        );
+        const key = JSON.stringify(signature(inputs));
         const before = graphs.length;
         const outputs = await inner(inputs);
         if (graphs.length > before) {
