@@ -16,7 +16,7 @@
 
 import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../config/schema.ts";
-import { attention, embedding, gelu } from "../runtime/ops.ts";
+import { attention, depthToSpace3d, embedding, gelu } from "../runtime/ops.ts";
 import { Random } from "../runtime/random.ts";
 import { dense, layerNorm } from "./layers.ts";
 import { buildPositions } from "./positions.ts";
@@ -42,6 +42,11 @@ export const windowTransformerSchema = closed(
       ],
       description:
         "Sides (frames, rows, columns) in tokens of the windows of the first block, the second, ...; 0 is the whole side. [[0, 0, 0]] attends to everything.",
+    }),
+    low_input: Type.Boolean({
+      default: false,
+      description:
+        "Besides cross-attention, each small token is added to the input of the tokens that it covers, by a linear map for each of their places; the papers' networks have cross-attention alone.",
     }),
   },
   { description: "Sizes of the transformer of super-resolution." },
@@ -133,6 +138,15 @@ export function buildWindowTransformer(
   const positions = buildPositions(embed, config.positions, width, grid, 3 * std);
   const lowTable = low && (embed.param("low", [2, width], normal(std)) as tf.Tensor2D);
   const lowNorm = low && layerNorm(scope.child("low/norm"), { width });
+  const covered = low ? grid.map((side, axis) => side / low[axis]!) : [];
+  const spread =
+    low && config.low_input
+      ? dense(scope.child("low/spread"), {
+          inputs: width,
+          outputs: width * covered.reduce((product, side) => product * side, 1),
+          init: normal(std),
+        })
+      : undefined;
   // One row more than there are words: what stands behind a text's end, and for a hidden text.
   const words = text && (embed.param("words", [text.size + 1, width], normal(std)) as tf.Tensor2D);
   const places = text && embed.param("places", [text.length, width], normal(std));
@@ -182,9 +196,15 @@ export function buildWindowTransformer(
       }
       const hidden = tf.expandDims(tf.cast(masked, "float32"), -1); // [B, N, 1]
       const seen = tf.mul(embedTokens(ids), tf.sub(1, hidden)); // [B, N, D]
+      const small = beside.low && lowStates(beside.low);
       let y = tf.add(tf.add(seen, tf.mul(hidden, maskVector)), positions()) as tf.Tensor3D;
+      if (small && spread) {
+        const cells = tf.reshape(spread(small), [small.shape[0], ...low!, -1]) as tf.Tensor5D;
+        const beneath = depthToSpace3d(cells, covered as [number, number, number]); // [B, t, h, w, D]
+        y = tf.add(y, tf.reshape(beneath, y.shape));
+      }
       const given = {
-        ...(beside.low && { low: lowStates(beside.low) }),
+        ...(small && { low: small }),
         ...(beside.text && text && { text: textStates(beside.text) }),
       };
       for (const block of blocks) {

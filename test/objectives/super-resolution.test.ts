@@ -34,6 +34,7 @@ const model: WindowTransformerConfig = {
   mlp_ratio: 2,
   positions: "factorised",
   tie_weights: true,
+  low_input: false,
   windows: [
     [1, 0, 2],
     [1, 2, 0],
@@ -102,10 +103,15 @@ beforeAll(async () => {
 describe("the transformer in windows", () => {
   const predict = (
     windows: readonly (readonly number[])[],
-    change: { hr?: number; low?: number; hidden?: boolean } = {},
+    change: { hr?: number; low?: number; hidden?: boolean; lowInput?: boolean } = {},
   ): Float32Array => {
     const network = buildWindowTransformer(
-      { ...model, depth: 1, windows: windows as number[][] },
+      {
+        ...model,
+        depth: 1,
+        windows: windows as number[][],
+        low_input: change.lowInput ?? false,
+      },
       { grid, factors: [5, 3], low },
       Scope.root(1),
     );
@@ -146,6 +152,16 @@ describe("the transformer in windows", () => {
     expect(changed(plain, predict(vertical, { low: 7, hidden: true }))).toHaveLength(N);
     const hidden = predict(vertical, { hidden: true });
     expect(changed(hidden, predict(vertical, { low: 7, hidden: true }))).toEqual([]);
+  });
+
+  test("small tokens are added to the tokens that they cover, and to no others", () => {
+    const cells = [[1, 2, 2]]; // as large as what a small token covers
+    const plain = predict(cells, { lowInput: true });
+    const beneath = [26, 27, 30, 31]; // frame 1, rows and columns 2 and 3
+    expect(changed(plain, predict(cells, { lowInput: true, low: 7 }))).toEqual(beneath);
+    expect(changed(plain, predict(cells))).toHaveLength(N);
+    const hidden = predict(cells, { lowInput: true, hidden: true });
+    expect(changed(hidden, predict(cells, { lowInput: true, low: 7, hidden: true }))).toEqual([]);
   });
 
   test("a window of the whole grid is full attention", () => {
