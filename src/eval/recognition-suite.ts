@@ -51,6 +51,15 @@ export const schema = closed(
       default: 4,
       description: "Attention heads; divide the width.",
     }),
+    patches: Type.Optional(
+      Type.Tuple(
+        [Type.Integer({ minimum: 1 }), Type.Integer({ minimum: 1 }), Type.Integer({ minimum: 1 })],
+        {
+          description:
+            "Positions of a reader of pixels, in time, height and width; the tokenizer's grid when left out. Give it where tokenizers of different grids are compared, so that all have the same reader.",
+        },
+      ),
+    ),
     pretrain: Type.Union(
       [Type.Literal("none"), Type.Literal("tokens"), Type.Literal("pixels"), Type.Literal("hog")],
       {
@@ -59,6 +68,11 @@ export const schema = closed(
           "Masked prediction before the labels are seen: of the tokenizer's ids (BEVT), of normalised pixels (MAE), or of histograms of oriented gradients (MaskFeat).",
       },
     ),
+    learns: Type.Union([Type.Literal("reader"), Type.Literal("pooling")], {
+      default: "reader",
+      description:
+        "What the labels train: the whole reader, or the pooling and the classes alone, over blocks that stay as pre-training left them.",
+    }),
     pretrain_steps: Type.Integer({
       minimum: 1,
       default: 300,
@@ -153,6 +167,7 @@ async function run(
       `set evals.${name}.depth`,
     );
   }
+  checkPatches(config, name, context);
   const train = await context.dataset("train");
   const validation = await context.dataset("validation");
   const classes = train.classes.length;
@@ -185,6 +200,7 @@ async function run(
       few ? rowsAt(fitted.inputs, labelled) : fitted.inputs,
       few ? Int32Array.from(labelled, (index) => fitted.labels[index]!) : fitted.labels,
       { ...learning, steps: config.steps },
+      config.learns === "reader",
       (step, loss) => report(context, name, "training", step, config.steps, loss),
     );
     const judged = await collect(config, context, validation, config.clips, 0, false);
@@ -220,13 +236,37 @@ function report(
   context.progress(`${stage} (loss ${loss.toFixed(3)})`, step, steps);
 }
 
-/** What the reader sees and is asked for, by the tokenizer's grid. */
+/** Patches of one's own choice are of pixels, and divide the picture. */
+function checkPatches(
+  { patches, reads, pretrain }: RecognitionConfig,
+  name: string,
+  { tokenizer: { clip, grid } }: EvalContext,
+): void {
+  if (patches === undefined || patches.join() === grid.join()) {
+    return;
+  }
+  if (reads === "codes" || reads === "ids" || pretrain === "tokens") {
+    throw new UserError(
+      `tokens lie on a grid of ${grid.join("×")}, the reader is to have ${patches.join("×")} positions`,
+      `leave evals.${name}.patches out`,
+    );
+  }
+  const [t, h, w] = patches;
+  if (t > clip.frames || clip.height % h !== 0 || clip.width % w !== 0) {
+    throw new UserError(
+      `a clip of ${clip.frames}×${clip.height}×${clip.width} does not divide into ${patches.join("×")} patches`,
+      `set evals.${name}.patches to at most ${clip.frames} in time and to divisors of the sides`,
+    );
+  }
+}
+
+/** What the reader sees and is asked for, at each of its positions. */
 function shapesOf(
   config: RecognitionConfig,
   { tokenizer }: EvalContext,
 ): { positions: number; reads: Reads; target: Target | undefined; grid: BlockGrid } {
-  const grid: BlockGrid = { ...tokenizer.clip, grid: tokenizer.grid };
-  const positions = tokenizer.grid.reduce((product, side) => product * side, 1);
+  const grid: BlockGrid = { ...tokenizer.clip, grid: config.patches ?? tokenizer.grid };
+  const positions = grid.grid.reduce((product, side) => product * side, 1);
   const pixels = blockValues(grid);
   const reads: Reads =
     config.reads === "codes"

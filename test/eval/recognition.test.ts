@@ -150,6 +150,7 @@ describe("recognition", () => {
     width: 32,
     heads: 4,
     pretrain: "none",
+    learns: "reader",
     pretrain_steps: 4,
     hidden: 0.5,
     steps: 120,
@@ -217,6 +218,18 @@ describe("recognition", () => {
       expect(scores.every(({ value }) => value >= 0 && value <= 100)).toBe(true);
     },
   );
+
+  it("gives readers of pixels patches of their own, and can leave pre-trained blocks alone", async () => {
+    const own = { ...config, reads: "pixels", patches: [1, 4, 4], depth: 1, steps: 6 } as const;
+    const judged = async (more: object) =>
+      (await buildSuite({ ...own, ...more } as SuiteConfig, "r").run(await ctx()))[0]!;
+    const whole = await judged({});
+    const pooled = await judged({ learns: "pooling" });
+    expect(whole.protocolHash).not.toBe(pooled.protocolHash);
+    expect(whole.protocol).toMatchObject({ learning: { patches: [1, 4, 4], learns: "reader" } });
+    await expect(judged({ reads: "codes" })).rejects.toThrow(/tokens lie on a grid of .*1×4×4/);
+    await expect(judged({ patches: [1, 3, 4] })).rejects.toThrow(/does not divide into 1×3×4/);
+  });
 
   it("says what does not fit", async () => {
     const run = async (more: Partial<typeof config>) =>

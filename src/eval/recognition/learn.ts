@@ -192,14 +192,16 @@ export class RecognitionNetwork {
     );
   }
 
-  /** Learn to classify. @param trainTrunk false leaves what was pre-trained as it is */
+  /** Learn to classify. @param wholeReader false leaves the blocks as they are */
   async train(
     inputs: Rows,
     labels: Int32Array,
     { steps, batch, rate, decay, seed }: TrainOptions,
+    wholeReader: boolean,
     progress: (step: number, loss: number) => void,
   ): Promise<void> {
-    const update = adamW(this.#scope, this.#slots.child("train"));
+    const learned = wholeReader ? this.#scope : this.#scope.child("head");
+    const update = adamW(learned, this.#slots.child("train"));
     const step = this.device.compile("eval/recognition/train", (given) => ({
       loss: update(
         () => {
