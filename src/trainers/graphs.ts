@@ -39,11 +39,13 @@ export async function trainingGraphs(config: Experiment): Promise<string[]> {
 /**
  * The graphs of an experiment's training steps on a device with some kernels of its own.
  * @param modalities of a run, for objectives that are made of more than clips
+ * @param stages whose steps are traced
  */
 export async function traceTraining(
   config: Experiment,
   features?: ReadonlySet<string>,
   modalities: Modalities = {},
+  stages: readonly Task["stage"][] = ["tokenizer", "transformer"],
 ): Promise<readonly Graph[]> {
   const { device, graphs } = await openGraphDevice(features);
   const [train, held] = await Promise.all([
@@ -53,10 +55,14 @@ export async function traceTraining(
   try {
     const tokenizer = makeTokenizer(config);
     const { trainer } = config;
-    await traceStep(
-      tokenizerTask(tokenizer, trainer.tokenizer, train, held, config.seed, config.tokenizer),
-    );
-    const objective = makeObjective(config, tokenizer, train, modalities);
+    if (stages.includes("tokenizer")) {
+      await traceStep(
+        tokenizerTask(tokenizer, trainer.tokenizer, train, held, config.seed, config.tokenizer),
+      );
+    }
+    const objective = stages.includes("transformer")
+      ? makeObjective(config, tokenizer, train, modalities)
+      : undefined;
     if (objective) {
       const options = trainer.transformer;
       const size = options.batch / options.accumulate;

@@ -230,9 +230,10 @@ export function buildSuperResolution(
   const [N, M, F] = [tokenCount({ grid }), tokenCount({ grid: low.grid }), factors.length];
   const student = config.student_share > 0 ? generators[0] : undefined;
 
+  const names = superTasks.slice(0, generators.length > 0 ? 2 : 1); // captions need a generator
   const tasks: TaskMixture = {
-    names: superTasks,
-    variants: superTasks.map(() => undefined),
+    names,
+    variants: names.map(() => undefined),
     conditionFrames: 1,
     draw: (size) => new Int32Array(size), // all of training is SR
   };
