@@ -175,7 +175,9 @@ async function measure(name: string, stage: Task["stage"]): Promise<void> {
       for (const { dataset, clips } of objective.tasks ? cached : []) {
         await cacheConditions(run, tokenizer, objective.tasks!, dataset, { batch, clips }, quiet);
       }
-      print(`  tokens of ${training.size + held.size} clips, all tasks: ${since(begin).toFixed(1)} s`);
+      print(
+        `  tokens of ${training.size + held.size} clips, all tasks: ${since(begin).toFixed(1)} s`,
+      );
       task = await transformerStage(run, config, objective, modalities);
     }
 
