@@ -12,9 +12,9 @@ import type { Frame } from "node-av/lib";
 import type { Av } from "./av.ts";
 import { readBairRecord } from "./containers/bair.ts";
 import { keepOpen, OpenVideo, takeOpen } from "./open-video.ts";
-import { Media, MediaError, type Probe, probeSource } from "./probe.ts";
+import { Media, MediaError, type Probe, probePixels, probeSource } from "./probe.ts";
 import { type ClipRule, clipsOf, cutClip, type TimeSpan, unfit } from "./sampling.ts";
-import { type Crop, FrameScaler, type PixelRule, turnOf } from "./scaler.ts";
+import { type Crop, cropStart, FrameScaler, type PixelRule, targetSize, turnOf } from "./scaler.ts";
 import { decodeSound } from "./sound.ts";
 import type { MediaSource, PicturesSource, PixelsSource, RecordSource, Source } from "./source.ts";
 
@@ -73,10 +73,9 @@ function probeOf(av: Av, { source, missing }: ClipTask): Probe {
   return probe;
 }
 
-/** @throws MediaError when the file or the span cannot be had */
-export function decodeClip(av: Av, task: ClipTask): DecodedClip {
-  const { source, rule, span, pixels } = task;
-  const probe = task.probe ?? probeOf(av, task);
+/** The frames of a clip and where they go. @throws MediaError when the file has too few */
+function begin(task: ClipTask, probe: Probe) {
+  const { rule, span, pixels } = task;
   const reason = unfit(probe, rule, span);
   if (reason !== undefined) {
     throw new MediaError(reason);
@@ -92,7 +91,14 @@ export function decodeClip(av: Av, task: ClipTask): DecodedClip {
   }
   const filler = new Filler(frames, size, pixelsOut);
   const clip = task.into ? new Uint8Array(0) : pixelsOut;
-  const { sound, ...rest } = { sound: task.sound, clip, first: frames[0]!, last: frames.at(-1)! };
+  return { filler, start, rest: { clip, first: frames[0]!, last: frames.at(-1)! } };
+}
+
+/** @throws MediaError when the file or the span cannot be had */
+export function decodeClip(av: Av, task: ClipTask): DecodedClip {
+  const { source, sound } = task;
+  const probe = task.probe ?? probeOf(av, task);
+  const { filler, start, rest } = begin(task, probe);
   switch (source.kind) {
     case "media":
       readMedia(av, source, probe, task, filler);
@@ -108,12 +114,53 @@ export function decodeClip(av: Av, task: ClipTask): DecodedClip {
       readPictures(av, source, task, filler);
       break;
     case "pixels":
-      readPixels(av, source, task, filler);
+      readPixels(source, (bytesOf) => writePixels(av, source, task, filler, bytesOf));
       break;
     case "record":
       return { ...rest, signals: readRecord(av, source, task, filler) };
   }
   return sound ? { ...rest, audio: new Float32Array(sound.samples) } : rest;
+}
+
+/** Whether a clip's pixels lie in a file as they are wanted: RGB, neither scaled nor converted. */
+export function needsNoFfmpeg({ source, pixels }: ClipTask): boolean {
+  if (source.kind !== "pixels" || source.channels !== 3) {
+    return false;
+  }
+  const { sourceW, sourceH } = targetSize(pixels, source.width, source.height);
+  return sourceW === source.width && sourceH === source.height;
+}
+
+/**
+ * A clip that `needsNoFfmpeg`, with the bytes that `decodeClip` gives.
+ * @throws MediaError when the file or the span cannot be had
+ */
+export function copyClip(task: ClipTask): DecodedClip {
+  const source = task.source as PixelsSource;
+  const { crop, pixels, sound } = task;
+  const { filler, rest } = begin(task, task.probe ?? probePixels(source));
+  const [x, y] = crop.at;
+  const left = cropStart(source.width, pixels.width, x);
+  const top = cropStart(source.height, pixels.height, y);
+  readPixels(source, (bytesOf) => {
+    while (filler.next !== undefined) {
+      const bytes = bytesOf(filler.next);
+      filler.fill((out) => {
+        for (let i = 0; i < pixels.height; i++) {
+          const from = ((top + i) * source.width + left) * 3;
+          const row = bytes.subarray(from, from + pixels.width * 3);
+          out.set(crop.flip ? mirrored(row) : row, i * row.length);
+        }
+      });
+    }
+  });
+  return sound ? { ...rest, audio: new Float32Array(sound.samples) } : rest;
+}
+
+/** A row of RGB pixels from right to left. */
+function mirrored(row: Uint8Array): Uint8Array {
+  const last = row.length - 3;
+  return Uint8Array.from(row, (_, i) => row[last - i + 2 * (i % 3)]!);
 }
 
 /** The frames that a clip still wants; a frame wanted more than once is copied. */
@@ -301,14 +348,17 @@ function readPictures(av: Av, source: PicturesSource, task: ClipTask, filler: Fi
   }
 }
 
-function readPixels(av: Av, source: PixelsSource, task: ClipTask, filler: Filler): void {
+function readPixels(
+  source: PixelsSource,
+  read: (bytesOf: (number: number) => Buffer) => void,
+): void {
   const { width, height, channels } = source;
   const file = openFile(source.file);
   try {
     const bytes = Buffer.alloc(width * height * channels);
-    writePixels(av, source, task, filler, (number) => {
-      const read = readSync(file, bytes, 0, bytes.length, source.offsets[number]!);
-      if (read < bytes.length) {
+    read((number) => {
+      const got = readSync(file, bytes, 0, bytes.length, source.offsets[number]!);
+      if (got < bytes.length) {
         throw new MediaError(`ends early: frame ${number} is not there`);
       }
       return bytes;

@@ -6,7 +6,14 @@
 import { basename } from "node:path";
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from "node-av/lib";
 import { type Av, avMessage } from "./av.ts";
-import { avUrl, type MediaSource, type PicturesSource, type Source } from "./source.ts";
+import {
+  avUrl,
+  type MediaSource,
+  type PicturesSource,
+  type PixelsSource,
+  type RecordSource,
+  type Source,
+} from "./source.ts";
 
 /** What is known of a usable file. Plain data, so that it crosses threads. */
 export interface Probe {
@@ -219,8 +226,13 @@ export function probeSource(av: Av, task: ProbeTask): Probed {
       return probePictures(av, source, task);
     case "pixels":
     case "record":
-      return known(source.kind === "pixels" ? source.offsets.length : source.frames, source);
+      return probePixels(source);
   }
+}
+
+/** What is known of bare pixels without a look; needs no FFmpeg. */
+export function probePixels(source: PixelsSource | RecordSource): Probe {
+  return known(source.kind === "pixels" ? source.offsets.length : source.frames, source);
 }
 
 function known(

@@ -56,6 +56,20 @@ export function cropStart(whole: number, size: number, at: number): number {
   return Math.floor(at * (whole - size + 1));
 }
 
+/** The size that a picture of `wide` × `high` is scaled to before the crop. */
+export function targetSize(
+  { height, width, resize }: PixelRule,
+  wide: number,
+  high: number,
+): { readonly sourceW: number; readonly sourceH: number } {
+  const cover = Math.max(width / wide, height / high);
+  const scale = resize === undefined ? cover : Math.max(cover, resize / Math.min(wide, high));
+  return {
+    sourceW: Math.max(width, Math.round(wide * scale)),
+    sourceH: Math.max(height, Math.round(high * scale)),
+  };
+}
+
 /** Where the k-th of three crops along the longer side lies: both ends and the middle. */
 export const THREE_CROPS = [0, 0.5, 1 - 1e-9] as const;
 
@@ -152,15 +166,12 @@ export class FrameScaler {
   }
 
   #target(frame: Frame): Target {
-    const { height, width, resize } = this.#rule;
     const across = this.#turn.xx === 0; // width and height change places
     // Shown size: square pixels, upright.
     const wide = frame.width * this.#aspect;
     const [shownW, shownH] = across ? [frame.height, wide] : [wide, frame.height];
-    const cover = Math.max(width / shownW, height / shownH);
-    const scale = resize === undefined ? cover : Math.max(cover, resize / Math.min(shownW, shownH));
-    const w = Math.max(width, Math.round(shownW * scale));
-    const h = Math.max(height, Math.round(shownH * scale));
+    const { height, width } = this.#rule;
+    const { sourceW: w, sourceH: h } = targetSize(this.#rule, shownW, shownH);
     const [x, y] = this.crop.at;
     return {
       sourceW: across ? h : w,

@@ -14,22 +14,23 @@ export function render(task: RenderTask): Sample {
 
 /** What is in a media file. */
 export async function probe(task: ProbeTask): Promise<Probed> {
-  const [{ loadAv }, { probeSource }] = await Promise.all([
+  const [{ loadAv }, { probePixels, probeSource }] = await Promise.all([
     import("./av.ts"),
     import("./probe.ts"),
   ]);
-  return probeSource(await loadAv(), task);
+  const { source } = task;
+  return source.kind === "pixels" ? probePixels(source) : probeSource(await loadAv(), task);
 }
 
 /** One clip of a media file, or why there is none. */
 export async function decode(task: ClipTask): Promise<DecodedClip | { readonly problem: string }> {
-  const [{ loadAv }, { decodeClip }, { MediaError }] = await Promise.all([
+  const [{ loadAv }, { copyClip, decodeClip, needsNoFfmpeg }, { MediaError }] = await Promise.all([
     import("./av.ts"),
     import("./decode.ts"),
     import("./probe.ts"),
   ]);
   try {
-    return moved(decodeClip(await loadAv(), task));
+    return moved(needsNoFfmpeg(task) ? copyClip(task) : decodeClip(await loadAv(), task));
   } catch (error) {
     if (error instanceof MediaError) {
       return { problem: error.message };

@@ -1,10 +1,12 @@
 /** @file Known data sets by their layout: counts, labels, captions, splits and frames. */
 
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Value } from "typebox/value";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { loadAv } from "../../src/data/av.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
+import { type ClipTask, copyClip, decodeClip, needsNoFfmpeg } from "../../src/data/decode.ts";
 import type { LayoutConfig } from "../../src/data/layouts/registry.ts";
 import { open, schema, type VideoSetConfig } from "../../src/data/video-set.ts";
 import { setWarningSink } from "../../src/data/warnings.ts";
@@ -216,12 +218,43 @@ describe("pictures", () => {
 
   test("Moving MNIST's public array", async () => {
     const path = await here("mnist", write.movingMnistTest);
-    const { train, held } = await both(path, { type: "npy", held_out: 2 });
+    const { train, held } = await both(path, { type: "npy", held_out: 2, fps: 10 });
     expect([train.size, held.size]).toEqual([4, 2]);
     const { id, clip } = await held.get(0, 0);
     const n = Number(/#(\d+)/.exec(id)![1]);
     expect([0, 1, 2, 3].map((t) => clip[t * 768])).toEqual([n, 10 + n, 20 + n, 30 + n]);
   });
+});
+
+test("RGB arrays: the same bytes with FFmpeg's scaler and without", async () => {
+  const source = { kind: "pixels", file: "", offsets: [] as number[], width: 12, height: 12, channels: 3, fps: 10 } as const; // biome-ignore format: one source
+  const path = await here("rgb", (folder) => {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "clips.npy"), write.rgbArray(2, 5, 12));
+  });
+  const offsets = Array.from({ length: 5 }, (_, k) => 128 + (5 + k) * 432);
+  const rule = { frames: 3, fps: null, stride: 2, place: "start", clips: 1, step: 1, short: "skip" } as const; // biome-ignore format: one rule
+  for (const flip of [false, true]) {
+    for (const at of [
+      [0, 0],
+      [0.5, 0.99],
+      [0.7, 0.2],
+    ] as const) {
+      // biome-ignore format: one list
+      const task: ClipTask = {
+        source: { ...source, file: join(path, "clips.npy"), offsets },
+        probe: undefined,
+        rule,
+        which: 0,
+        chance: 0,
+        pixels: { height: 8, width: 10, resize: 12, filter: "bicubic", colour: "auto", range: "auto", conversion: "swscale" }, // biome-ignore format: one rule
+        crop: { at, flip },
+        missing: 0,
+      };
+      expect(needsNoFfmpeg(task)).toBe(true);
+      expect(copyClip(task).clip).toEqual(decodeClip(await loadAv(), task).clip);
+    }
+  }
 });
 
 describe("WebDataset", () => {

@@ -368,6 +368,22 @@ export function movingMnistTest(root: string, sequences = 6, frames = 4, side = 
   writeFileSync(join(root, "mnist_test_seq.npy"), Buffer.concat([head, Buffer.from(padded, "latin1"), data])); // biome-ignore format: one call
 }
 
+/** Byte c of pixel (y, x) in frame t of clip n of an `rgbArray`. */
+export const rgbValue = (n: number, t: number, y: number, x: number, c: number): number =>
+  [10 * x + n, 10 * y + t, 20 * n + 3 * t][c]!;
+
+/** A .npy file of RGB clips [N, T, side, side, 3]; side and T are small enough for bytes. */
+export function rgbArray(clips: number, frames: number, side: number): Buffer {
+  const header = `{'descr': '|u1', 'fortran_order': False, 'shape': (${clips}, ${frames}, ${side}, ${side}, 3), }`; // biome-ignore format: one line
+  const values = Uint8Array.from({ length: clips * frames * side * side * 3 }, (_, at) => {
+    const [c, x, y] = [at % 3, Math.floor(at / 3) % side, Math.floor(at / 3 / side) % side];
+    const frame = Math.floor(at / 3 / side / side);
+    return rgbValue(Math.floor(frame / frames), frame % frames, y, x, c);
+  });
+  const head = Buffer.from("\x93NUMPY\x01\x00\x76\x00", "latin1");
+  return Buffer.concat([head, Buffer.from(`${header.padEnd(117, " ")}\n`, "latin1"), values]);
+}
+
 /** A mono 16-bit wav file of a sine. */
 export function sine(hertz: number, seconds: number, rate: number): Buffer {
   const length = Math.round(seconds * rate);

@@ -76,6 +76,7 @@ const family: readonly (readonly [string, object])[] = [
   ["rvq", { type: "rvq", size: 8, width: 4, levels: 3, dropout: 0.5 }],
   ["rvq by gradient", { type: "rvq", size: 8, width: 4, levels: 2, learn: "gradient" }],
   ["gumbel", { type: "gumbel", size: 8, width: 4, temperature_steps: 10 }],
+  ["gumbel by distance", { type: "gumbel", size: 8, width: 4, logits: "distance", logit_scale: 2, entropy_weight: 0.1 }], // biome-ignore format: one case
   ["lfq", { type: "lfq", bits: 4, factor_bits: 3, entropy_anneal_factor: 3 }],
   ["bsq", { type: "bsq", bits: 4, factor_bits: 4 }],
   ["fsq", { type: "fsq", levels: [4, 3, 5, 2] }],
@@ -316,6 +317,8 @@ describe("spae", () => {
 describe("gradients", () => {
   it.each([
     ["gumbel", { type: "gumbel", size: 6, width: 4, hard: false, temperature: 0.8 }, "codes"],
+    ["gumbel by distance", { type: "gumbel", size: 6, width: 4, hard: false, logits: "distance", logit_scale: 4 }, "codes"], // biome-ignore format: one case
+    ["gumbel's entropy penalty", { type: "gumbel", size: 6, width: 4, kl_weight: 0, entropy_weight: 1 }, "loss"], // biome-ignore format: one case
     ["gumbel's divergence", { type: "gumbel", size: 6, width: 4, kl_weight: 1 }, "loss"],
     ["the prior", { type: "none", width: 2, kl_weight: 1 }, "loss"],
     ["drawn latents", { type: "none", width: 2, kl_weight: 1 }, "codes"],

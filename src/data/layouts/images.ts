@@ -1,7 +1,8 @@
 /**
  * @file Sets of pictures, as clips of one frame: ImageNet (Russakovsky et al. 2015), mini-ImageNet
  * (Vinyals et al. 2016, in the split of Ravi and Larochelle 2017), LSUN (Yu et al. 2015) as folders, and
- * any folder of pictures; and the public array of Moving MNIST (Srivastava et al. 2015).
+ * any folder of pictures; and videos as arrays of bytes, such as the public one of Moving MNIST
+ * (Srivastava et al. 2015).
  */
 
 import { closeSync, openSync, readSync } from "node:fs";
@@ -227,53 +228,37 @@ export const npyVideos = layout({
       held_out: Type.Integer({
         minimum: 0,
         default: 1000,
-        description: "Sequences at the end that are held out; all where the file has fewer.",
+        description:
+          "Sequences at the end that are held out; all where the file has fewer. Unused where the folder has train.npy and validation.npy.",
+      }),
+      fps: Type.Number({
+        exclusiveMinimum: 0,
+        default: 10,
+        description: "Frames a second, which the file does not tell.",
       }),
     },
     {
       description:
-        "Videos in one .npy file of bytes, [T, N, H, W] as Moving MNIST's mnist_test_seq.npy: `path` is the file or its folder.",
+        "Videos in .npy files of bytes: grey in [T, N, H, W], as Moving MNIST's mnist_test_seq.npy, or RGB in [N, T, H, W, 3]. `path` is the file, its folder, or a folder of train.npy and validation.npy. RGB that needs no scaling is read without FFmpeg.",
     },
   ),
-  fps: 10,
-  list(root, { held_out }) {
+  list(root, { held_out, fps }) {
+    const splits = ["train", "validation"] as const;
+    const files = splits.map((split) => join(root, `${split}.npy`));
+    if (files.every((file) => statOf(file) !== undefined)) {
+      const parts = splits.map((split, i) => sequences(files[i]!, fps, () => split));
+      return {
+        candidates: parts.flat(),
+        missing: [],
+        splitBy: "list",
+        official: { train: parts[0]!.length, validation: parts[1]!.length },
+        heldOut: "validation.npy",
+        watched: files,
+      };
+    }
     const file = root.endsWith(".npy") ? root : needed(root, ["mnist_test_seq.npy"], "Moving MNIST's array"); // biome-ignore format: one call
-    const info = statOf(file)!;
-    let header: ReturnType<typeof npyHeader>;
-    try {
-      header = npyHeader(readHead(file));
-    } catch (error) {
-      throw new UserError(`${file} ${(error as Error).message}`);
-    }
-    const [t, n, height, width] = header.shape as [number, number, number, number];
-    if (header.shape.length !== 4 || header.offset + t * n * height * width > info.size) {
-      throw new UserError(
-        `${file} holds [${header.shape.join(", ")}] in ${info.size} bytes, expected [T, N, H, W] and all of its values`,
-      );
-    }
-    const frame = height * width;
-    const candidates = Array.from(
-      { length: n },
-      (_, i): Candidate => ({
-        source: {
-          kind: "pixels",
-          file,
-          offsets: Array.from({ length: t }, (__, k) => header.offset + (k * n + i) * frame),
-          width,
-          height,
-          channels: 1,
-          fps: 10,
-        },
-        name: `${basename(file)}#${i}`,
-        size: info.size,
-        modified: Math.round(info.mtimeMs),
-        label: undefined,
-        captions: [],
-        split: i >= n - held_out ? "validation" : "train",
-      }),
-    );
     return {
-      candidates,
+      candidates: sequences(file, fps, (i, n) => (i >= n - held_out ? "validation" : "train")),
       missing: [],
       splitBy: "list",
       official: { train: 10_000 - held_out, validation: held_out },
@@ -282,6 +267,54 @@ export const npyVideos = layout({
     };
   },
 });
+
+/** The videos of one .npy file. @throws UserError when it holds something else */
+function sequences(
+  file: string,
+  fps: number,
+  splitOf: (i: number, n: number) => "train" | "validation",
+): Candidate[] {
+  const info = statOf(file)!;
+  let header: ReturnType<typeof npyHeader>;
+  try {
+    header = npyHeader(readHead(file));
+  } catch (error) {
+    throw new UserError(`${file} ${(error as Error).message}`);
+  }
+  const { shape, offset } = header;
+  const colour = shape.length === 5 && shape[4] === 3;
+  const values = shape.reduce((product, n) => product * n, 1);
+  if ((shape.length !== 4 && !colour) || offset + values > info.size) {
+    throw new UserError(
+      `${file} holds [${shape.join(", ")}] in ${info.size} bytes, expected [T, N, H, W] or [N, T, H, W, 3] and all of its values`,
+    );
+  }
+  const [t, n] = colour ? [shape[1]!, shape[0]!] : [shape[0]!, shape[1]!];
+  const [height, width] = [shape[2]!, shape[3]!];
+  const channels = colour ? 3 : 1;
+  const frame = height * width * channels;
+  const place = (i: number, k: number): number => (colour ? i * t + k : k * n + i);
+  return Array.from(
+    { length: n },
+    (_, i): Candidate => ({
+      source: {
+        kind: "pixels",
+        file,
+        offsets: Array.from({ length: t }, (__, k) => offset + place(i, k) * frame),
+        width,
+        height,
+        channels,
+        fps,
+      },
+      name: `${basename(file)}#${i}`,
+      size: info.size,
+      modified: Math.round(info.mtimeMs),
+      label: undefined,
+      captions: [],
+      split: splitOf(i, n),
+    }),
+  );
+}
 
 function readHead(path: string): Buffer {
   const file = openSync(path, "r");

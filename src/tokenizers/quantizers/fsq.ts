@@ -24,10 +24,11 @@ export const schema = closed(
         "Values that each channel can take. The paper recommends [8, 6, 5] for 2^8, [8, 5, 5, 5] for 2^10, [7, 5, 5, 5, 5] for 2^12, [8, 8, 8, 6, 5] for 2^14 and [8, 8, 8, 5, 5, 5] for 2^16.",
     }),
     factor_size: Type.Integer({
-      minimum: 256,
+      minimum: 2,
       maximum: 65536,
       default: 65536,
-      description: "Largest sub-id vocabulary: consecutive channels share one as long as they fit.",
+      description:
+        "Largest sub-id vocabulary: consecutive channels share one as long as they fit. A channel of more levels is a sub-id by itself.",
     }),
     bound: Type.Union([Type.Literal("paper"), Type.Literal("widened"), Type.Literal("symmetric")], {
       default: "paper",

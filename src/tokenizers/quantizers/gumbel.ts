@@ -6,7 +6,8 @@
  * g standard Gumbel noise from the host; `hard` gives the decoder the code of the largest weight, with
  * the gradient of the soft sum (the straight-through variant). The temperature falls exponentially
  * from `temperature` to `temperature_end` on the step clock. The loss is the divergence of softmax(l)
- * from the uniform prior, log K - H. Evaluation takes argmax l.
+ * from the uniform prior, log K - H; where training is short, the entropy penalty of MAGVIT on softmax(l)
+ * keeps the codes in use. Evaluation takes argmax l.
  */
 
 import * as tf from "@tensorflow/tfjs-core";
@@ -16,7 +17,8 @@ import { type Scope, uniform } from "../../models/scope.ts";
 import { embedding, stopGradient } from "../../runtime/ops.ts";
 import { Random } from "../../runtime/random.ts";
 import { float32 } from "../../runtime/tensors.ts";
-import { gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
+import { scores } from "./codebook.ts";
+import { assignmentEntropies, gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
 export const schema = closed(
   {
@@ -28,6 +30,17 @@ export const schema = closed(
       description: "Number K of codes.",
     }),
     width: Type.Integer({ minimum: 1, default: 256, description: "Channels of a code." }),
+    logits: Type.Enum(["linear", "distance"], {
+      default: "linear",
+      description:
+        "Logits by a linear map of the latent (DALL-E), or as negative squared distances to the codes over their number of channels, so that near codes are likely ones (Sønderby et al. 2017).",
+    }),
+    logit_scale: Type.Number({
+      exclusiveMinimum: 0,
+      default: 1,
+      description:
+        "Factor of the logits. The noise's spread is fixed at 1.3, so with thousands of codes and logits of spread 1 early draws are nearly random; about 10 makes them say something.",
+    }),
     hard: Type.Boolean({
       default: true,
       description:
@@ -53,6 +66,12 @@ export const schema = closed(
       default: 5e-4,
       description: "Weight of the divergence of the code distribution from the uniform one, nats.",
     }),
+    entropy_weight: Type.Number({
+      minimum: 0,
+      default: 0,
+      description:
+        "Weight of the entropy penalty on softmax(l) (confident tokens, evenly used codes), which keeps a large codebook in use where training is short.",
+    }),
   },
   { description: "Gumbel-softmax: codes drawn from a softmax (DALL-E's discrete VAE)." },
 );
@@ -67,16 +86,25 @@ function gumbels(uniforms: tf.Tensor): tf.Tensor {
 /** Builds the quantizer: the map to logits and the codebook in `scope`. */
 export function build(config: GumbelConfig, scope: Scope): Quantizer {
   const { size, width } = config;
-  const toLogits = dense(scope.child("logits"), { inputs: width, outputs: size });
+  const toLogits =
+    config.logits === "linear"
+      ? dense(scope.child("logits"), { inputs: width, outputs: size })
+      : undefined;
   const codebook = scope.param(
     "codebook",
     [size, width],
-    uniform(Math.sqrt(3 / size)),
+    uniform(Math.sqrt(3)), // variance 1: codes that the decoder can tell apart from the first step on
   ) as tf.Tensor2D;
   const ratio = Math.log(config.temperature_end / config.temperature);
   const factors = [size];
 
-  const logitsOf = (z: tf.Tensor5D): tf.Tensor2D => toLogits(rowsOf(z)) as tf.Tensor2D; // [N, K]
+  const logitsOf = (z: tf.Tensor5D): tf.Tensor2D => {
+    const rows = rowsOf(z); // [N, D]
+    // The latent's own norm is the same for all codes and falls out of the softmax.
+    return toLogits
+      ? tf.mul(toLogits(rows), config.logit_scale)
+      : tf.mul(scores(rows, codebook), -config.logit_scale / width); // [N, K]
+  };
   const lookup = (ids: tf.Tensor5D): tf.Tensor5D =>
     tf.reshape(embedding(codebook, tf.reshape(ids, [-1])), [...gridOf(ids), width]);
 
@@ -120,12 +148,19 @@ export function build(config: GumbelConfig, scope: Scope): Quantizer {
       );
       const kl = tf.mean<tf.Scalar>(each);
       const ids = tf.reshape<tf.Rank.R5>(index, [...gridOf(z), 1]);
-      return {
-        codes,
-        ids,
-        loss: tf.mul(kl, config.kl_weight),
-        metrics: { kl, temperature: temperature as tf.Scalar, ...usageMetrics(ids, factors) },
+      const metrics: { [name: string]: tf.Scalar } = {
+        kl,
+        temperature: temperature as tf.Scalar,
+        ...usageMetrics(ids, factors),
       };
+      let loss = tf.mul<tf.Scalar>(kl, config.kl_weight);
+      if (config.entropy_weight > 0) {
+        const entropies = assignmentEntropies(logits);
+        Object.assign(metrics, entropies);
+        const penalty = tf.sub(entropies.sample_entropy, entropies.batch_entropy);
+        loss = tf.add(loss, tf.mul(penalty, config.entropy_weight));
+      }
+      return { codes, ids, loss, metrics };
     },
 
     lookup,
