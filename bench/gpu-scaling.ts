@@ -10,6 +10,7 @@
 
 import { spawn } from "node:child_process";
 import { parseArgs } from "node:util";
+import { endWithParent } from "../scripts/end-with-parent.ts";
 import { freePort, rankEnvironment } from "../src/cli/launch.ts";
 import { membershipOf } from "../src/runtime/group.ts";
 import { openDevice } from "../src/runtime/registry.ts";
@@ -29,6 +30,7 @@ const { values } = parseArgs({
 });
 
 async function measure(name: string): Promise<void> {
+  endWithParent();
   const precision = values.precision as "fp32" | "tf32" | "bf16";
   const type = values.device as "cuda" | "torch-cpu";
   const device = await openDevice({ type, precision }, membershipOf());

@@ -13,6 +13,7 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { endWithParent } from "../scripts/end-with-parent.ts";
 import { UserError } from "../src/config/errors.ts";
 import type { Compiled, Device } from "../src/runtime/device.ts";
 import { openGraphDevice } from "../src/runtime/graph-device.ts";
@@ -55,6 +56,7 @@ const median = (xs: readonly number[]) => xs.toSorted((a, b) => a - b)[Math.floo
 
 /** Repetitions of one workload on our device. */
 async function measure(name: string): Promise<void> {
+  endWithParent();
   const precision = values.precision as "fp32" | "tf32" | "bf16";
   const kind = gpuWorkloads[name]!;
   const work = await workOf(kind, precision);

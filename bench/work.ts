@@ -10,7 +10,13 @@ import { type Graph, type GraphNode, liveNodes } from "../src/runtime/graph.ts";
 import { float32, sizeOf } from "../src/runtime/tensors.ts";
 import { optimised } from "../src/runtime/torch/device.ts";
 import { TORCH_RULES } from "../src/runtime/torch/lowering.ts";
-import { type Plan, plannerFor, type Precision, type Slot } from "../src/runtime/torch/plan.ts";
+import {
+  type Instruction,
+  type Plan,
+  plannerFor,
+  type Precision,
+  type Slot,
+} from "../src/runtime/torch/plan.ts";
 
 /** Multiplications and additions of a node: products, convolutions and attention, all else is small. */
 function flopsOfNode({ op, inputs, outputs, attrs }: GraphNode): number {
@@ -25,6 +31,8 @@ function flopsOfNode({ op, inputs, outputs, attrs }: GraphNode): number {
       return (2 * sizeOf(a!) * sizeOf(b!)) / b![4]!;
     case "ConvFilterGrad":
       return (2 * sizeOf(b!) * sizeOf(out)) / out[4]!;
+    case "CachedAttention": // on average half of the places are filled
+      return 2 * sizeOf(a!) * b![2]!;
     case "Attention":
     case "AttentionGrad": {
       // Two products forward; five backward, as the scores are computed again. Half of them where causal.
@@ -38,25 +46,58 @@ function flopsOfNode({ op, inputs, outputs, attrs }: GraphNode): number {
 
 /** Floating-point operations of one call. */
 export function flopsOf(graph: Graph): number {
-  return liveNodes(graph).reduce((sum, node) => sum + flopsOfNode(node), 0);
+  return liveNodes(graph).reduce(
+    (sum, node) =>
+      sum + (node.body ? (node.attrs["count"] as number) * flopsOf(node.body) : flopsOfNode(node)),
+    0,
+  );
 }
 
 const BYTES = { f32: 4, bf16: 2, i32: 4, bool: 1, u8: 1 } as const;
 /** Instructions that copy nothing. */
 const VIEWS = new Set(["Reshape", "Transpose", "Slice", "ConcatStates", "Fill"]);
 
-/** Bytes that the kernels of one call read and write, each tensor once a kernel. */
+const sizeOfSlot = (slot: Slot) => (slot.opaque ? 0 : sizeOf(slot.shape) * BYTES[slot.type]);
+const sizes = (slots: readonly Slot[]) => slots.reduce((sum, slot) => sum + sizeOfSlot(slot), 0);
+
+/** Bytes that a kernel reads and writes. */
+function bytesOfInstruction({ op, inputs, outputs, ints, body }: Instruction): number {
+  if (body) {
+    const [turns, carries, slices] = ints as [number, number, number];
+    // Slices and outputs a turn, and first carries that are copied.
+    const copied = inputs.slice(0, carries).filter((_, i) => !ints[3 + i]);
+    const moved = [...inputs.slice(carries, carries + slices), ...outputs.slice(carries)];
+    return turns * bytesOfPlan(body) + 2 * (sizes(copied) + sizes(moved));
+  }
+  switch (op) {
+    case "GatherV2": // the rows that are taken
+      return sizes(inputs.slice(1)) + 2 * sizes(outputs);
+    case "CacheWrite": // the new rows
+      return 2 * sizes(inputs.slice(1));
+    case "CachedAttention": // on average half of the places are filled
+      return sizes(inputs.slice(0, 1)) + sizes(inputs.slice(1, 3)) / 2 + sizes(outputs);
+    case "CachedStep": {
+      const [query, keys, key, values, value] = inputs as [Slot, Slot, Slot, Slot, Slot];
+      return sizes([query, outputs[0]!]) + 2 * sizes([key, value]) + sizes([keys, values]) / 2;
+    }
+    default:
+      return sizes(inputs) + sizes(outputs);
+  }
+}
+
+const bytesOfPlan = (plan: Plan): number =>
+  plan.instructions
+    .filter(({ op, fixed }) => !VIEWS.has(op) && !fixed)
+    .reduce((sum, each) => sum + bytesOfInstruction(each), 0);
+
+/**
+ * Bytes that the kernels of one call read and write, each tensor once a kernel; of a cache that fills up half, as
+ * over the decoding of a whole sequence.
+ */
 export function bytesOf(graph: Graph, precision: Precision): number {
   const planner = plannerFor(graph, precision);
   planner.lower(TORCH_RULES);
-  const plan: Plan = optimised(planner.finish(), { fused: true, cuda: true });
-  const size = (slot: Slot) => (slot.opaque ? 0 : sizeOf(slot.shape) * BYTES[slot.type]);
-  return plan.instructions
-    .filter(({ op, fixed }) => !VIEWS.has(op) && !fixed)
-    .reduce(
-      (sum, each) => sum + [...each.inputs, ...each.outputs].reduce((n, s) => n + size(s), 0),
-      0,
-    );
+  return bytesOfPlan(optimised(planner.finish(), { fused: true, cuda: true }));
 }
 
 /** What a device does in a second. */

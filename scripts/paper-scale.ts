@@ -43,6 +43,7 @@ import { openOnce, transformerStage } from "../src/trainers/sources.ts";
 import { compileStage, type Task } from "../src/trainers/step.ts";
 import { tokenizerTask } from "../src/trainers/tokenizer-stage.ts";
 import { cacheTokens } from "../src/trainers/tokens.ts";
+import { endWithParent } from "./end-with-parent.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -223,6 +224,7 @@ if (values.one === undefined) {
     }
   }
 } else {
+  endWithParent();
   await measure(values.one, values.stage[0] as Task["stage"]);
   process.exit(process.exitCode ?? 0);
 }

@@ -35,6 +35,7 @@ import { getVariable } from "../src/trainers/packing.ts";
 import { ALONE, rowsOfRank } from "../src/trainers/ranks.ts";
 import { lossAndGradients, type Task } from "../src/trainers/step.ts";
 import { tokenizerTask } from "../src/trainers/tokenizer-stage.ts";
+import { endWithParent } from "./end-with-parent.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -217,6 +218,7 @@ async function compare(): Promise<void> {
 if (values.out === undefined) {
   await compare();
 } else {
+  endWithParent();
   const found = await results();
   if ((membershipOf()?.rank ?? 0) === 0) {
     writeFileAtomic(values.out, encodeSafetensors({ tensors: found, metadata: {} }));

@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "kernel_cache.h"
 #include "program.h"
 
 using namespace tessera;
@@ -101,12 +102,19 @@ Bytes bytesOf(napi_env env, napi_value typed) {
 
 // --- externals ---
 
+// Things of the device are given up by the thread that uses it, never beside a call or a capture; and not at all
+// when the process ends, where the library may be gone before them.
+void onWorker(std::function<void()> job);
+bool ending = false;
+
 template <typename T>
 napi_value wrap(napi_env env, std::shared_ptr<T> value) {
   napi_value v;
   auto* held = new std::shared_ptr<T>(std::move(value));
-  check(napi_create_external(
-      env, held, [](napi_env, void* p, void*) { delete static_cast<std::shared_ptr<T>*>(p); }, nullptr, &v));
+  auto giveUp = [](napi_env, void* p, void*) {
+    if (!ending) onWorker([p] { delete static_cast<std::shared_ptr<T>*>(p); });
+  };
+  check(napi_create_external(env, held, giveUp, nullptr, &v));
   return v;
 }
 
@@ -177,6 +185,8 @@ Worker& worker() {
   static Worker* one = new Worker();
   return *one;
 }
+
+void onWorker(std::function<void()> job) { worker().post(std::move(job)); }
 
 // c10 errors carry a stack trace; people need the first line.
 std::string messageOf(const std::exception& error) {
@@ -292,6 +302,8 @@ napi_value js_read(napi_env env, napi_callback_info info) {
   });
 }
 
+Plan planOf(napi_env env, napi_value v);
+
 Instruction instructionOf(napi_env env, napi_value v) {
   Instruction i;
   i.op = text(env, get(env, v, "op"));
@@ -305,7 +317,45 @@ Instruction instructionOf(napi_env env, napi_value v) {
   i.free = numbers<int32_t>(env, get(env, v, "free"));
   i.where = text(env, get(env, v, "where"));
   i.fixed = truth(env, get(env, v, "fixed"));
+  bool loop = false;
+  check(napi_has_named_property(env, v, "body", &loop));
+  if (loop) i.body = std::make_shared<Plan>(planOf(env, get(env, v, "body")));
   return i;
+}
+
+Plan planOf(napi_env env, napi_value given) {
+  Plan plan;
+  plan.name = text(env, get(env, given, "name"));
+  plan.slots = static_cast<int32_t>(number(env, get(env, given, "slots")));
+  napi_value list = get(env, given, "instructions");
+  for (uint32_t k = 0; k < lengthOf(env, list); k++) plan.instructions.push_back(instructionOf(env, element(env, list, k)));
+  list = get(env, given, "inputs");
+  for (uint32_t k = 0; k < lengthOf(env, list); k++) {
+    napi_value v = element(env, list, k);
+    plan.inputs.push_back({static_cast<int32_t>(number(env, get(env, v, "slot"))), specOf(env, v)});
+  }
+  list = get(env, given, "constants");
+  for (uint32_t k = 0; k < lengthOf(env, list); k++) {
+    napi_value v = element(env, list, k);
+    const Spec spec = specOf(env, v);
+    at::Tensor t = at::empty(spec.shape, at::TensorOptions().dtype(spec.type));
+    const Bytes bytes = bytesOf(env, get(env, v, "data"));
+    copyToDevice(t, bytes.data, bytes.size);
+    plan.constants.emplace_back(static_cast<int32_t>(number(env, get(env, v, "slot"))), t);
+  }
+  list = get(env, given, "states");
+  for (uint32_t k = 0; k < lengthOf(env, list); k++) {
+    napi_value v = element(env, list, k);
+    plan.states.push_back({static_cast<int32_t>(number(env, get(env, v, "slot"))),
+                           static_cast<int32_t>(number(env, get(env, v, "next")))});
+  }
+  list = get(env, given, "outputs");
+  for (uint32_t k = 0; k < lengthOf(env, list); k++) {
+    napi_value v = element(env, list, k);
+    plan.outputs.push_back(static_cast<int32_t>(number(env, get(env, v, "slot"))));
+    plan.outputSpecs.push_back(specOf(env, v));
+  }
+  return plan;
 }
 
 // load(engine, plan) -> program
@@ -313,38 +363,8 @@ napi_value js_load(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     auto args = arguments(env, info, 2);
     auto engine = unwrap<Engine>(env, args[0]);
-    Plan plan;
-    plan.name = text(env, get(env, args[1], "name"));
-    plan.slots = static_cast<int32_t>(number(env, get(env, args[1], "slots")));
+    Plan plan = planOf(env, args[1]);
     plan.graph = truth(env, get(env, args[1], "graph"));
-    napi_value list = get(env, args[1], "instructions");
-    for (uint32_t k = 0; k < lengthOf(env, list); k++) plan.instructions.push_back(instructionOf(env, element(env, list, k)));
-    list = get(env, args[1], "inputs");
-    for (uint32_t k = 0; k < lengthOf(env, list); k++) {
-      napi_value v = element(env, list, k);
-      plan.inputs.push_back({static_cast<int32_t>(number(env, get(env, v, "slot"))), specOf(env, v)});
-    }
-    list = get(env, args[1], "constants");
-    for (uint32_t k = 0; k < lengthOf(env, list); k++) {
-      napi_value v = element(env, list, k);
-      const Spec spec = specOf(env, v);
-      at::Tensor t = at::empty(spec.shape, at::TensorOptions().dtype(spec.type));
-      const Bytes bytes = bytesOf(env, get(env, v, "data"));
-      copyToDevice(t, bytes.data, bytes.size);
-      plan.constants.emplace_back(static_cast<int32_t>(number(env, get(env, v, "slot"))), t);
-    }
-    list = get(env, args[1], "states");
-    for (uint32_t k = 0; k < lengthOf(env, list); k++) {
-      napi_value v = element(env, list, k);
-      plan.states.push_back({static_cast<int32_t>(number(env, get(env, v, "slot"))),
-                             static_cast<int32_t>(number(env, get(env, v, "next")))});
-    }
-    list = get(env, args[1], "outputs");
-    for (uint32_t k = 0; k < lengthOf(env, list); k++) {
-      napi_value v = element(env, list, k);
-      plan.outputs.push_back(static_cast<int32_t>(number(env, get(env, v, "slot"))));
-      plan.outputSpecs.push_back(specOf(env, v));
-    }
     std::shared_ptr<Program> program;
     worker().await([&] { program = std::make_shared<Program>(std::move(plan), engine); });
     return wrap(env, program);
@@ -472,6 +492,15 @@ napi_value js_abandon(napi_env env, napi_callback_info info) {
   });
 }
 
+// launchFault(gridX, gridY, block, sharedBytes) -> what is wrong with these sizes, or ""
+napi_value js_launchFault(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    auto args = arguments(env, info, 4);
+    auto integer = [&](size_t k) { return static_cast<int64_t>(number(env, args[k])); };
+    return string(env, launchFault(integer(0), integer(1), integer(2), integer(3)));
+  });
+}
+
 // kernels() -> names of all kernels
 napi_value js_names(napi_env env, napi_callback_info) {
   return guarded(env, [&] {
@@ -484,9 +513,11 @@ napi_value js_names(napi_env env, napi_callback_info) {
 }
 
 napi_value init(napi_env env, napi_value exports) {
+  napi_add_env_cleanup_hook(env, [](void*) { ending = true; }, nullptr);
   const std::pair<const char*, napi_callback> functions[] = {
       {"open", js_open}, {"devices", js_devices}, {"buffer", js_buffer}, {"write", js_write}, {"read", js_read}, {"load", js_load},
       {"run", js_run},   {"memory", js_memory},   {"join", js_join},     {"leave", js_leave}, {"abandon", js_abandon}, {"kernels", js_names},
+      {"launchFault", js_launchFault},
   };
   for (const auto& [name, function] : functions) {
     napi_value v;

@@ -276,7 +276,7 @@ void cachedStep(const Instruction& i, Slots& s, Machine& m) {
   Tensor keys = arg(i, s, 1), values = arg(i, s, 3);
   const int64_t d = q.size(3), heads = q.size(1), batch = q.size(0), places = keys.size(2);
   auto straight = [&](const Tensor& t) { return t.stride(3) == 1 && t.scalar_type() == q.scalar_type(); };
-  const bool fits = m.cuda() && cudaCachedAttentionFits(q, keys, values) && straight(newKey) && straight(newValue) &&
+  const bool fits = m.cuda() && batch * heads <= 65535 && cudaCachedAttentionFits(q, keys, values) && straight(newKey) && straight(newValue) &&
                     (keys.scalar_type() == at::kFloat || keys.scalar_type() == at::kBFloat16);
   if (fits) {
     const int64_t splits = (places + kChunk - 1) / kChunk;
@@ -314,6 +314,7 @@ void cachedStep(const Instruction& i, Slots& s, Machine& m) {
   s[i.out[2]] = values;
 }
 
+// Any number of new places: a block for each query [D] over the places up to its own of one head.
 const char* kCachedSource = R"(
 extern "C" __global__ void __launch_bounds__(256) cached(const X* __restrict__ q, const K* __restrict__ keys, const K* __restrict__ values,
                                                          const int* __restrict__ position, Y* y, float scale, int places, int count,
@@ -402,7 +403,7 @@ extern "C" __global__ void write(const X* __restrict__ rows, Y* cache, const int
 // Write rows [B, h, n, d] into a cache [B, h, N, d] at a position. False where the kernel does not fit.
 bool cudaCacheWrite(Tensor& cache, const Tensor& rows, const Tensor& position) {
   auto plain = [](at::ScalarType t) { return t == at::kFloat || t == at::kBFloat16; };
-  if (!cache.is_cuda() || !cache.is_contiguous() || rows.stride(3) != 1 || !plain(cache.scalar_type()) || !plain(rows.scalar_type())) {
+  if (!cache.is_cuda() || rows.numel() == 0 || !cache.is_contiguous() || rows.stride(3) != 1 || !plain(cache.scalar_type()) || !plain(rows.scalar_type())) {
     return false;
   }
   const std::string defines = kPrelude + std::string("typedef ") + typeName(rows) + " X;\ntypedef " + typeName(cache) + " Y;\n";
@@ -417,7 +418,7 @@ bool cudaCacheWrite(Tensor& cache, const Tensor& rows, const Tensor& position) {
 
 bool cudaCachedAttentionFits(const Tensor& q, const Tensor& keys, const Tensor& values) {
   const int64_t d = q.size(3);
-  return q.is_cuda() && d % 16 == 0 && d <= 256 && q.stride(3) == 1 && keys.is_contiguous() && values.is_contiguous() &&
+  return q.is_cuda() && q.numel() > 0 && d % 16 == 0 && d <= 256 && q.stride(3) == 1 && keys.is_contiguous() && values.is_contiguous() &&
          values.size(3) == d && keys.size(2) <= 16384 && keys.scalar_type() == values.scalar_type();
 }
 

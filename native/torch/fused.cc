@@ -32,8 +32,8 @@ void fused(const Instruction& i, Slots& s, Machine& m) {
   std::vector<void*> arguments;
   for (auto& p : pointers) arguments.push_back(&p);
   const int64_t threads = (count + width - 1) / width;
-  const unsigned block = threads >= 256 ? 256 : 32 * static_cast<unsigned>((threads + 31) / 32);
-  launch(static_cast<const CompiledKernel*>(i.cache.get()), static_cast<unsigned>((threads + block - 1) / block), 1, block,
+  const int64_t block = threads >= 256 ? 256 : 32 * ((threads + 31) / 32);
+  launch(static_cast<const CompiledKernel*>(i.cache.get()), (threads + block - 1) / block, 1, block,
          arguments);
 }
 

@@ -48,6 +48,16 @@ template <int THREADS> FORCE void total(float& a, float& b, float* room) {
 }
 )";
 
+std::string launchFault(int64_t gridX, int64_t gridY, int64_t block, int64_t sharedBytes) {
+  auto outside = [](int64_t value, int64_t most) { return value < 1 || value > most; };
+  if (outside(gridX, (int64_t{1} << 31) - 1)) return "its grid is " + std::to_string(gridX) + " blocks wide (1 to 2147483647)";
+  if (outside(gridY, 65535)) return "its grid is " + std::to_string(gridY) + " blocks high (1 to 65535)";
+  if (outside(block, 1024)) return "its blocks have " + std::to_string(block) + " threads (1 to 1024)";
+  // What a block of Hopper may have; smaller GPUs refuse by themselves.
+  if (sharedBytes < 0 || sharedBytes > 227 * 1024) return "its blocks want " + std::to_string(sharedBytes) + " bytes of shared memory (at most 232448)";
+  return "";
+}
+
 #ifdef TESSERA_CUDA
 
 namespace {
@@ -106,6 +116,8 @@ const Api& api() {
 
 struct CompiledKernel {
   void* function = nullptr;
+  std::string name;
+  int64_t allowed = 48 * 1024;  // bytes of dynamic shared memory so far
 };
 
 const CompiledKernel* compiled(const std::string& source, const std::string& name, const std::string& defines, int device) {
@@ -138,16 +150,28 @@ const CompiledKernel* compiled(const std::string& source, const std::string& nam
   TORCH_CHECK(api().moduleLoad(&module, cubin.data()) == 0, "a compiled kernel does not load");
   found = std::make_unique<CompiledKernel>();
   TORCH_CHECK(api().getFunction(&found->function, module, name.c_str()) == 0, "a compiled module lacks ", name);
+  found->name = name;
   return found.get();
 }
 
-void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments,
-            unsigned sharedBytes) {
-  if (sharedBytes > 48 * 1024) api().setAttribute(kernel->function, 8 /* MAX_DYNAMIC_SHARED_SIZE_BYTES */, sharedBytes);
+void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments,
+            int64_t sharedBytes) {
+  auto described = [&] {
+    return "the kernel \"" + kernel->name + "\" (" + std::to_string(gridX) + " x " + std::to_string(gridY) + " blocks of " +
+           std::to_string(block) + " threads, " + std::to_string(sharedBytes) + " bytes of shared memory) could not be started";
+  };
+  const std::string fault = launchFault(gridX, gridY, block, sharedBytes);
+  TORCH_CHECK(fault.empty(), described(), ": ", fault);
+  if (sharedBytes > kernel->allowed) {
+    const int result = api().setAttribute(kernel->function, 8 /* MAX_DYNAMIC_SHARED_SIZE_BYTES */, static_cast<int>(sharedBytes));
+    TORCH_CHECK(result == 0, described(), ": the GPU does not have so much shared memory (CUDA driver error ", result, ")");
+    const_cast<CompiledKernel*>(kernel)->allowed = sharedBytes;
+  }
   void* stream = c10::cuda::getCurrentCUDAStream().stream();
-  const int result =
-      api().launchKernel(kernel->function, gridX, gridY, 1, block, 1, 1, sharedBytes, stream, arguments.data(), nullptr);
-  TORCH_CHECK(result == 0, "a kernel could not be started (CUDA driver error ", result, ")");
+  const int result = api().launchKernel(kernel->function, static_cast<unsigned>(gridX), static_cast<unsigned>(gridY), 1,
+                                        static_cast<unsigned>(block), 1, 1, static_cast<unsigned>(sharedBytes), stream,
+                                        arguments.data(), nullptr);
+  TORCH_CHECK(result == 0, described(), " (CUDA driver error ", result, ")");
 }
 
 #elif defined(TESSERA_EMULATE)
@@ -206,8 +230,8 @@ const CompiledKernel* compiled(const std::string& source, const std::string& nam
   return found.get();
 }
 
-void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments, unsigned) {
-  kernel->run(gridX, gridY, block, arguments.data());
+void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments, int64_t) {
+  kernel->run(static_cast<unsigned>(gridX), static_cast<unsigned>(gridY), static_cast<unsigned>(block), arguments.data());
 }
 
 #else
@@ -216,7 +240,7 @@ struct CompiledKernel {};
 const CompiledKernel* compiled(const std::string&, const std::string&, const std::string&, int) {
   TORCH_CHECK(false, "this addon was built against a PyTorch without CUDA");
 }
-void launch(const CompiledKernel*, unsigned, unsigned, unsigned, std::vector<void*>, unsigned) {}
+void launch(const CompiledKernel*, int64_t, int64_t, int64_t, std::vector<void*>, int64_t) {}
 
 #endif
 

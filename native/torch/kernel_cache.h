@@ -22,8 +22,11 @@ std::vector<void*> arguments(T&... values) {
   return {static_cast<void*>(&values)...};
 }
 
-// Start it on the current stream.
-void launch(const CompiledKernel* kernel, unsigned gridX, unsigned gridY, unsigned block, std::vector<void*> arguments,
-            unsigned sharedBytes = 0);
+// What is wrong with a launch's sizes: "" where nothing is. The driver says no more than "invalid argument".
+std::string launchFault(int64_t gridX, int64_t gridY, int64_t block, int64_t sharedBytes);
+
+// Start it on the current stream. What it throws names the kernel and its sizes.
+void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments,
+            int64_t sharedBytes = 0);
 
 }  // namespace tessera

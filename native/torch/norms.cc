@@ -360,7 +360,6 @@ extern "C" __global__ void lnParameters(const float* __restrict__ part, float* d
 }
 )";
 
-// A query [D] over the places up to its own of one head's keys and values [N, D]: a block each.
 // Whether the kernels above take these sizes.
 bool groupFits(int64_t c, int64_t groups, int64_t vec) {
   return c % vec == 0 && c / vec <= 256 && c <= 1024 && 256 % (c / vec) == 0 && c % groups == 0;
@@ -405,7 +404,7 @@ Frames framesOf(const Instruction& i) {
 bool cudaGroupNormFits(const Tensor& x, int64_t groups) {
   const int64_t c = x.size(-1);
   const int64_t vec = x.scalar_type() == at::kBFloat16 && c % 8 == 0 ? 8 : 4;
-  return x.is_cuda() && x.numel() > 0 && groupFits(c, groups, vec) && (c / vec) <= 256;
+  return x.is_cuda() && x.numel() > 0 && x.size(0) <= 65535 && groupFits(c, groups, vec);
 }
 
 // Returns mean and rate of each (b, group): [B, G, 2].

@@ -338,6 +338,7 @@ Kept attend(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, doub
       return kept;
     } catch (const c10::Error& error) {
       if (std::getenv("TESSERA_PROFILE")) std::fprintf(stderr, "cuDNN attention: %s\n", error.what_without_backtrace());
+      forgetErrors();
       cudnnWorks = false;
       kept.way = Way::flash;
     }

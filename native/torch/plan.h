@@ -26,6 +26,7 @@ struct Spec {
 
 struct Instruction;
 struct Machine;
+struct Plan;
 using Slots = std::vector<at::Tensor>;
 using Kernel = void (*)(const Instruction&, Slots&, Machine&);
 
@@ -40,6 +41,7 @@ struct Instruction {
   std::vector<int32_t> free;  // slots whose last use this is
   std::string where;          // the graph node, for messages
   bool fixed = false;         // computed once and kept until a state is written
+  std::shared_ptr<Plan> body;  // one turn of a loop
   Kernel kernel = nullptr;
   mutable std::shared_ptr<void> cache;  // what a kernel keeps between runs
 };
@@ -51,9 +53,14 @@ struct Engine {
   bool benchmark = true;
 };
 
+// Where time goes, by instruction: seconds and calls.
+using Profile = std::map<std::string, std::pair<double, int>>;
+
 // What kernels see while a program runs.
 struct Machine {
   const Engine& engine;
+  bool graph = false;          // loops capture their bodies
+  Profile* profile = nullptr;  // where each instruction is waited for and timed
   bool cuda() const { return engine.device.is_cuda(); }
 };
 
@@ -79,6 +86,12 @@ struct Plan {
   std::vector<Spec> outputSpecs;
 };
 
+// Run a plan's instructions (but fixed ones) on slots that hold its inputs and states.
+void runAll(const Plan& plan, Slots& slots, Machine& machine);
+
+// Errors that a library left behind after coping with them: CUDA's next check would take them for its own.
+void forgetErrors();
+
 // Kernels by name; each ops_*.cc adds its own.
 using Registry = std::map<std::string, Kernel>;
 void addPointwise(Registry&);
@@ -87,6 +100,7 @@ void addReductions(Registry&);
 void addNetworks(Registry&);
 void addFused(Registry&);
 void addDecoding(Registry&);
+void addLoops(Registry&);
 void addDistributed(Registry&);
 const Registry& kernels();
 

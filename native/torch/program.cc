@@ -13,7 +13,8 @@
 #include <unordered_set>
 
 #ifdef TESSERA_CUDA
-#include <ATen/cuda/CUDAGraph.h>
+#include "graph_state.h"
+
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -22,6 +23,10 @@
 #endif
 
 namespace tessera {
+
+#ifndef TESSERA_CUDA
+struct GraphState {};
+#endif
 
 const Registry& kernels() {
   static const Registry all = [] {
@@ -32,28 +37,43 @@ const Registry& kernels() {
     addNetworks(r);
     addFused(r);
     addDecoding(r);
+    addLoops(r);
     addDistributed(r);
     return r;
   }();
   return all;
 }
 
-#ifdef TESSERA_CUDA
-struct GraphState {
-  at::cuda::CUDAGraph graph;
-};
-#else
-struct GraphState {};
-#endif
 
 Program::Program(Plan plan, std::shared_ptr<Engine> engine) : plan_(std::move(plan)), engine_(std::move(engine)) {
+  prepare(plan_);
+  graphs_ = plan_.graph;
+}
+
+void Program::prepare(Plan& plan) {
   const Registry& all = kernels();
-  for (auto& i : plan_.instructions) {
+  for (auto& i : plan.instructions) {
     auto found = all.find(i.op);
     TORCH_CHECK(found != all.end(), "no kernel for \"", i.op, "\"");
     i.kernel = found->second;
+    if (i.body) {
+      loops_ = true;
+      prepare(*i.body);
+    }
   }
-  for (auto& constant : plan_.constants) constant.second = constant.second.to(engine_->device);
+  for (auto& constant : plan.constants) constant.second = constant.second.to(engine_->device);
+}
+
+// What a step of a call throws, with what was being done.
+template <typename F>
+static void during(const std::string& what, F step) {
+  try {
+    step();
+  } catch (const c10::Error& error) {  // without its stack trace
+    throw std::runtime_error(what + ": " + error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    throw std::runtime_error(what + ": " + error.what());
+  }
 }
 
 Program::~Program() = default;
@@ -91,7 +111,7 @@ void Program::refresh() {
   for (int32_t slot : plan_.outputs) used.insert(slot);
   for (const auto& i : plan_.instructions) {
     if (!i.fixed) continue;
-    i.kernel(i, slots, machine);
+    during(i.where, [&] { i.kernel(i, slots, machine); });
     checkShapes(i, slots);
   }
   for (const auto& i : plan_.instructions) {
@@ -109,7 +129,7 @@ void Program::refresh() {
   }
 }
 
-static void printProfile(const std::string& name, const std::map<std::string, std::pair<double, int>>& spent) {
+static void printProfile(const std::string& name, const Profile& spent) {
   std::vector<std::pair<double, std::string>> rows;
   double all = 0;
   for (const auto& [where, entry] : spent) {
@@ -121,34 +141,35 @@ static void printProfile(const std::string& name, const std::map<std::string, st
   for (size_t k = 0; k < rows.size() && k < 60; k++) std::fprintf(stderr, "  %8.3f ms  %s\n", rows[k].first * 1e3, rows[k].second.c_str());
 }
 
-void Program::execute(Slots& slots) {
-  Machine machine{*engine_};
-  for (const auto& constant : plan_.constants) slots[constant.first] = constant.second;
-  for (size_t k = 0; k < plan_.states.size(); k++) slots[plan_.states[k].slot] = bound_[k];
-  // TESSERA_PROFILE=1 prints where the time of the second call goes, each instruction by itself.
-  const bool profiled = runs_ == 1 && std::getenv("TESSERA_PROFILE") != nullptr;
-  std::map<std::string, std::pair<double, int>> spent;
-  for (const auto& [slot, value] : fixed_) slots[slot] = value;
-  for (const auto& i : plan_.instructions) {
+void runAll(const Plan& plan, Slots& slots, Machine& machine) {
+  for (const auto& constant : plan.constants) slots[constant.first] = constant.second;
+  for (const auto& i : plan.instructions) {
     if (i.fixed) continue;
     const auto begin = std::chrono::steady_clock::now();
-    try {
+    during(i.where, [&] {
       i.kernel(i, slots, machine);
-      if (profiled) {
-        synchronize(*engine_);
-        auto& [seconds, count] = spent[i.where];
+      if (machine.profile && !i.body) {
+        synchronize(machine.engine);
+        auto& [seconds, count] = (*machine.profile)[i.where];
         seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         count += 1;
       }
-    } catch (const c10::Error& error) {  // without its stack trace
-      throw std::runtime_error(i.where + ": " + error.what_without_backtrace());
-    } catch (const std::exception& error) {
-      throw std::runtime_error(i.where + ": " + error.what());
-    }
+    });
     checkShapes(i, slots);
     for (int32_t slot : i.free) slots[slot] = at::Tensor();
   }
-  if (profiled) printProfile(plan_.name, spent);
+}
+
+void Program::execute(Slots& slots) {
+  Machine machine{*engine_};
+  machine.graph = graphs_;
+  for (size_t k = 0; k < plan_.states.size(); k++) slots[plan_.states[k].slot] = bound_[k];
+  for (const auto& [slot, value] : fixed_) slots[slot] = value;
+  // TESSERA_PROFILE=1 prints where the time of the second call goes, each instruction by itself.
+  Profile spent;
+  if (runs_ == 1 && std::getenv("TESSERA_PROFILE") != nullptr) machine.profile = &spent;
+  runAll(plan_, slots, machine);
+  if (machine.profile) printProfile(plan_.name, spent);
 }
 
 // New values into the states' buffers. A value that is itself a view of some state is copied first, since
@@ -254,7 +275,24 @@ std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>&) {
 int deviceCount() { return 0; }
 std::pair<int64_t, int64_t> memoryUse(const Engine&, bool) { return {0, 0}; }
 void synchronize(const Engine&) {}
+void forgetErrors() {}
 #else
+
+void forgetErrors() { (void)cudaGetLastError(); }
+
+// Host memory for copies: pinned where the driver gives some, which it may refuse to many processes at once, else
+// ordinary (copies are slower then, nothing else).
+static at::Tensor hostMemory(at::IntArrayRef shape, at::ScalarType type) {
+  try {
+    return at::empty(shape, at::TensorOptions().pinned_memory(true).dtype(type));
+  } catch (const c10::Error& error) {
+    forgetErrors();
+    static bool told = false;
+    if (!told) std::fprintf(stderr, "warning: no pinned memory, copies take longer: %s\n", error.what_without_backtrace());
+    told = true;
+    return at::empty(shape, at::TensorOptions().dtype(type));
+  }
+}
 
 static c10::cuda::CUDAStream ownStream(const Engine& engine) {
   static std::map<int, c10::cuda::CUDAStream> streams;
@@ -269,18 +307,26 @@ std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>& inputs) {
   c10::cuda::CUDAGuard device(engine_->device);
   const auto stream = ownStream(*engine_);
   c10::cuda::CUDAStreamGuard onStream(stream);
-  const auto pinned = at::TensorOptions().pinned_memory(true);
+  forgetErrors();
 
-  if (staticInputs_.empty()) {
-    for (const auto& input : plan_.inputs) {
-      staticInputs_.push_back(at::empty(input.spec.shape, at::TensorOptions().device(engine_->device).dtype(input.spec.type)));
-    }
+  // Inputs go through host memory of the program's own: every call ends by waiting for the stream, so the copies
+  // of the last one are over.
+  if (hostInputs_.empty()) {
+    during("memory for the inputs", [&] {
+      for (size_t k = 0; k < inputs.size(); k++) {
+        const Spec& spec = plan_.inputs[k].spec;
+        staticInputs_.push_back(at::empty(spec.shape, at::TensorOptions().device(engine_->device).dtype(spec.type)));
+        hostInputs_.push_back(hostMemory(spec.shape, inputs[k].type));
+      }
+    });
   }
   for (size_t k = 0; k < inputs.size(); k++) {
-    // Through pinned memory, so that the copy is asynchronous; the allocator keeps the block till then.
-    at::Tensor staging = at::empty(plan_.inputs[k].spec.shape, pinned.dtype(inputs[k].type));
-    std::memcpy(staging.data_ptr(), inputs[k].data, inputs[k].bytes);
-    staticInputs_[k].copy_(staging, true);
+    during("input " + std::to_string(k), [&] {
+      at::Tensor& staging = hostInputs_[k];
+      TORCH_CHECK(staging.nbytes() == inputs[k].bytes && staging.scalar_type() == inputs[k].type, "has another size or type");
+      std::memcpy(staging.data_ptr(), inputs[k].data, inputs[k].bytes);
+      staticInputs_[k].copy_(staging, true);
+    });
   }
 
   auto once = [&] {
@@ -297,41 +343,58 @@ std::vector<HostOutput> Program::runCuda(const std::vector<HostInput>& inputs) {
   };
 
   refresh();
+  // A graph that cannot be captured or started is given up, said so once, and the call runs kernel by kernel: nothing
+  // of it has happened yet. What is wrong with a kernel shows then too.
+  auto giveUp = [&](const std::string& what, const char* why) {
+    std::fprintf(stderr, "warning: the CUDA graph of \"%s\" could not be %s, its kernels are started one by one: %s\n",
+                 plan_.name.c_str(), what.c_str(), why);
+    forgetErrors();
+    captured_.reset();
+    graphs_ = false;
+  };
+  if (!captured_ && graphs_ && !loops_ && runs_ >= 2) {
+    // Warm: the libraries have chosen their algorithms and made their handles on this stream.
+    during("before capturing", [&] {
+      stream.synchronize();
+      c10::cuda::CUDACachingAllocator::emptyCache();
+    });
+    auto state = std::make_unique<GraphState>();
+    try {
+      state->capture(once);
+      captured_ = std::move(state);
+    } catch (const std::exception& error) {
+      results_.clear();
+      giveUp("captured", error.what());
+    }
+  }
+  bool replayed = false;
   if (captured_) {
-    captured_->graph.replay();
+    try {
+      captured_->graph.replay();
+      replayed = true;
+    } catch (const c10::Error& error) {
+      giveUp("started", error.what_without_backtrace());
+    }
+  }
+  if (replayed) {
     for (size_t k = 0; k < plan_.states.size(); k++) {
       if (plan_.states[k].next >= 0) states_[k]->version += 1;
     }
-  } else if (plan_.graph && runs_ >= 2) {
-    // Warm: the libraries have chosen their algorithms and made their handles on this stream.
-    stream.synchronize();
-    c10::cuda::CUDACachingAllocator::emptyCache();
-    auto state = std::make_unique<GraphState>();
-    state->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-    try {
-      once();
-    } catch (...) {
-      try {
-        state->graph.capture_end();
-      } catch (...) {
-      }
-      throw;
-    }
-    state->graph.capture_end();
-    captured_ = std::move(state);
-    captured_->graph.replay();
   } else {
     once();
     runs_ += 1;
   }
 
   std::vector<HostOutput> outputs(results_.size());
-  if (hostResults_.size() != results_.size()) {
+  during("memory for the outputs", [&] {
+    if (hostResults_.size() == results_.size()) return;
     hostResults_.clear();
-    for (const auto& t : results_) hostResults_.push_back(at::empty(t.sizes(), pinned.dtype(t.scalar_type())));
+    for (const auto& t : results_) hostResults_.push_back(hostMemory(t.sizes(), t.scalar_type()));
+  });
+  for (size_t k = 0; k < results_.size(); k++) {
+    during("output " + std::to_string(k), [&] { hostResults_[k].copy_(results_[k], true); });
   }
-  for (size_t k = 0; k < results_.size(); k++) hostResults_[k].copy_(results_[k], true);
-  stream.synchronize();
+  during("the end of the call", [&] { stream.synchronize(); });
   for (size_t k = 0; k < results_.size(); k++) {
     const auto* data = static_cast<const char*>(hostResults_[k].data_ptr());
     outputs[k].bytes.assign(data, data + hostResults_[k].nbytes());

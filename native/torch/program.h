@@ -39,6 +39,7 @@ class Program {
   const Plan& plan() const { return plan_; }
 
  private:
+  void prepare(Plan& plan);
   void bind(const std::vector<std::shared_ptr<Buffer>>& states);
   void execute(Slots& slots);
   void refresh();
@@ -51,6 +52,7 @@ class Program {
   std::vector<std::shared_ptr<Buffer>> states_;
   std::vector<at::Tensor> bound_;       // the buffers' tensors as this program knows them
   std::vector<at::Tensor> staticInputs_;
+  std::vector<at::Tensor> hostInputs_;
   std::vector<at::Tensor> results_;
   std::vector<at::Tensor> hostResults_;
   std::unique_ptr<GraphState> captured_;
@@ -58,6 +60,8 @@ class Program {
   std::map<int32_t, at::Tensor> fixed_;
   std::vector<int64_t> versions_;
   int runs_ = 0;
+  bool loops_ = false;   // loops capture their own bodies
+  bool graphs_ = false;  // capture and replay
 };
 
 // Says on which device tensors are to be had; throws what JavaScript shows as a UserError.

@@ -17,10 +17,16 @@ import { UserError } from "../config/errors.ts";
 import { closed, type Static } from "../config/schema.ts";
 import type { Transformer } from "../models/transformer.ts";
 import type { Device } from "../runtime/device.ts";
-import { bool, float32, type HostTensors, int32 } from "../runtime/tensors.ts";
+import { bool, type HostTensors, int32 } from "../runtime/tensors.ts";
 import { beforeInputs, beforeOf, type Conditions, taskLabels } from "./conditioning.ts";
 import type { SampleOptions, TaskConditions } from "./objective.ts";
-import { decide, decodeInParallel, decodingProperties, emptyCanvas } from "./parallel-decoding.ts";
+import {
+  decide,
+  decodingProperties,
+  emptyCanvas,
+  parallelDecoder,
+  type Shown,
+} from "./parallel-decoding.ts";
 import { draw, drawProperties, guidanceScale, guide, guidedLabels, needsBoth } from "./sampling.ts";
 import { checkCondition, checkTaskConditions } from "./tokens.ts";
 
@@ -47,23 +53,49 @@ export function buildMaskedSampler(
   const both = needsBoth(sampling, conditional);
   const ignored = sampling.guidance === 0 && sampling.guidance_schedule === "constant";
 
-  /** ids [B or 2B, N, F], masked [B or 2B, N], labels, noise [F, B·N]: drawn ids and their log p. */
-  const predict = device.compile("masked/predict", (inputs) => {
-    const logits = transformer.bidirectional(
-      inputs.ids as tf.Tensor3D,
-      inputs.masked as tf.Tensor2D,
-      inputs.labels as tf.Tensor1D,
-      beforeOf(inputs),
-    );
-    const noise = tf.unstack(inputs.noise!) as tf.Tensor1D[];
-    const draws = logits.map((each, f) => {
-      return draw(both ? guide(each, inputs.scale!) : each, noise[f]!, sampling);
-    });
+  /**
+   * The canvas [B, N] as the network is shown it: with COMMIT an undecided token inside the condition is that of the
+   * padded clip, but where `blind`.
+   */
+  function view(
+    { ids, undecided }: Shown,
+    blind: boolean,
+    { inside, condition_ids: given }: { readonly [name: string]: tf.Tensor },
+  ): Shown {
+    if (!inside || blind) {
+      return { ids, undecided };
+    }
+    const put = tf.expandDims(tf.logicalAnd(undecided, inside), 2);
     return {
-      ids: tf.stack(draws.map((each) => each.ids)), // [F, B·N]
-      log_probs: tf.addN(draws.map((each) => each.logProbs)), // [B·N]
+      ids: tf.where(put, given!, ids) as tf.Tensor3D,
+      undecided: tf.logicalAnd(undecided, tf.logicalNot(inside)) as tf.Tensor2D,
     };
-  });
+  }
+
+  const decode = parallelDecoder(
+    device,
+    "masked/decode",
+    sampling,
+    (shown, noise, scale, beside) => {
+      const views = both
+        ? [view(shown, false, beside), view(shown, true, beside)]
+        : [view(shown, ignored, beside)];
+      const logits = transformer.bidirectional(
+        tf.concat(views.map(({ ids }) => ids)) as tf.Tensor3D, // [B or 2B, N, F]
+        tf.concat(views.map(({ undecided }) => undecided)) as tf.Tensor2D,
+        beside.labels as tf.Tensor1D,
+        beforeOf(beside),
+      );
+      const uniforms = tf.unstack(noise) as tf.Tensor1D[];
+      const draws = logits.map((each, f) => {
+        return draw(both ? guide(each, scale!) : each, uniforms[f]!, sampling);
+      });
+      return {
+        ids: draws.map(({ ids }) => ids),
+        logProbs: tf.addN(draws.map(({ logProbs }) => logProbs)), // [B·N]
+      };
+    },
+  );
 
   const sample = async (options: SampleOptions): Promise<Int32Array> => {
     const { seed, condition, onProgress } = options;
@@ -74,7 +106,7 @@ export function buildMaskedSampler(
       ? taskLabels(options.labels, given.tasks, conditions!.names)
       : options.labels;
     const canvas = emptyCanvas(size, space.grid, factors);
-    const { ids, undecided } = canvas;
+    const { undecided } = canvas;
     const inside = (i: number): boolean =>
       given !== undefined &&
       conditions!.inside[given.tasks[Math.floor(i / tokens)]!]![i % tokens] === 1;
@@ -86,25 +118,19 @@ export function buildMaskedSampler(
       }
     }
     const copies = both ? 2 : 1;
+    const committed = given !== undefined && conditions!.conditioning === "commit";
     const fixed: HostTensors = {
       labels: int32([copies * size], guidedLabels(labels, sampling, nullClass, conditional)),
       ...(given && doubled(conditions!, given, copies)),
+      ...(committed && {
+        inside: bool(
+          [size, tokens],
+          Array.from({ length: size * tokens }, (_, i) => inside(i)),
+        ),
+        condition_ids: int32([size, tokens, factors], given.ids),
+      }),
     };
 
-    /** What the network is shown: one row a sample, without its condition where `blind`. */
-    const view = (blind: boolean): { seen: Int32Array; masked: Uint8Array } => {
-      const seen = ids.slice();
-      const masked = undecided.slice();
-      if (conditions?.conditioning === "commit" && !blind) {
-        for (let i = 0; i < masked.length; i++) {
-          if (undecided[i] && inside(i)) {
-            masked[i] = 0;
-            seen.set(given!.ids.subarray(i * factors, (i + 1) * factors), i * factors);
-          }
-        }
-      }
-      return { seen, masked };
-    };
     /** Prompts and prefix; the second copy is the unconditional one. */
     function doubled(layout: Conditions, shown: TaskConditions, times: number): HostTensors {
       const tasks = new Int32Array(times * size);
@@ -116,22 +142,14 @@ export function buildMaskedSampler(
       return beforeInputs(layout, { tasks, ids: tokenIds }, space, (b) => ignored || b >= size);
     }
 
-    return decodeInParallel(
-      canvas,
-      sampling,
-      { seed, stream: "masked" },
-      (step, noise) => {
-        const views = both ? [view(false), view(true)] : [view(ignored)];
-        return predict({
-          ids: int32([copies * size, tokens, factors], join(views.map(({ seen }) => seen))),
-          masked: bool([copies * size, tokens], join(views.map(({ masked }) => masked))),
-          ...fixed,
-          noise,
-          ...(both && { scale: float32([], [guidanceScale(sampling, step + 1, sampling.steps)]) }),
-        });
-      },
-      onProgress,
-    );
+    return decode(canvas, {
+      seed,
+      stream: "masked",
+      steps: sampling.steps,
+      beside: fixed,
+      ...(both && { scales: (step) => guidanceScale(sampling, step + 1, sampling.steps) }),
+      ...(onProgress && { onProgress }),
+    });
   };
 
   return conditions?.conditioning === "prefix" ? byTask(sample, tokens * factors) : sample;
@@ -198,18 +216,4 @@ function byTask(
     }
     return ids;
   };
-}
-
-function join<T extends Int32Array | Uint8Array>(rows: readonly T[]): T {
-  if (rows.length === 1) {
-    return rows[0]!;
-  }
-  const [first, second] = rows as [T, T];
-  const all =
-    first instanceof Int32Array
-      ? new Int32Array(2 * first.length)
-      : new Uint8Array(2 * first.length);
-  all.set(first);
-  all.set(second, first.length);
-  return all as T;
 }

@@ -8,6 +8,7 @@ import { BACKEND, tesseraBackend } from "./backend.ts";
 import { compiledFunction } from "./compiled.ts";
 import type { Device } from "./device.ts";
 import type { Graph } from "./graph.ts";
+import { SCAN } from "./scan.ts";
 import { type HostTensors, sizeOf } from "./tensors.ts";
 import { traceFunction } from "./trace.ts";
 
@@ -22,6 +23,7 @@ export async function openGraphDevice(
   const device: Device = {
     type: "graph",
     info: { type: "graph", description: "traces functions and computes nothing" },
+    loops: features?.has(SCAN) === true,
     activate: () => {
       void tf.setBackend(BACKEND); // done at once: the backend exists
     },

@@ -8,10 +8,11 @@
  */
 
 import { existsSync } from "node:fs";
-import ort from "onnxruntime-node";
+import type ort from "onnxruntime-node";
 import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Scope } from "../models/scope.ts";
+import { loadOrt } from "../runtime/onnx/library.ts";
 import { float32, type HostTensor, int32, sizeOf } from "../runtime/tensors.ts";
 import type { Problem } from "./cnn.ts";
 import type { External } from "./host.ts";
@@ -159,7 +160,8 @@ class Model {
         "paths are relative to the folder that the program runs in",
       );
     }
-    this.#session ??= ort.InferenceSession.create(this.path, { logSeverityLevel: 3 });
+    const { InferenceSession } = await loadOrt("the tokenizer's ONNX files need");
+    this.#session ??= InferenceSession.create(this.path, { logSeverityLevel: 3 });
     try {
       return await this.#session;
     } catch (error) {
@@ -177,6 +179,7 @@ class Model {
     shape: (rank: number | undefined) => readonly number[],
   ): Promise<{ session: ort.InferenceSession; feeds: { [input: string]: ort.Tensor } }> {
     const session = await this.session();
+    const { Tensor } = await loadOrt("the tokenizer's ONNX files need");
     const input = name ?? session.inputNames[0]!;
     const found = session.inputMetadata.find((one) => one.name === input);
     if (!found?.isTensor) {
@@ -190,22 +193,22 @@ class Model {
       case "int64":
         return {
           session,
-          feeds: { [input]: new ort.Tensor(BigInt64Array.from(data, BigInt), sides) },
+          feeds: { [input]: new Tensor(BigInt64Array.from(data, BigInt), sides) },
         };
       case "int32":
         return {
           session,
-          feeds: { [input]: new ort.Tensor("int32", Int32Array.from(data), sides) },
+          feeds: { [input]: new Tensor("int32", Int32Array.from(data), sides) },
         };
       case "float32":
         return {
           session,
-          feeds: { [input]: new ort.Tensor("float32", Float32Array.from(data), sides) },
+          feeds: { [input]: new Tensor("float32", Float32Array.from(data), sides) },
         };
       case "uint8":
         return {
           session,
-          feeds: { [input]: new ort.Tensor("uint8", Uint8Array.from(data), sides) },
+          feeds: { [input]: new Tensor("uint8", Uint8Array.from(data), sides) },
         };
       default:
         throw new UserError(

@@ -116,7 +116,7 @@ describe("masked sampler", () => {
       ...device,
       compile: (name, fn) =>
         device.compile(name, (inputs) => {
-          seen.push([...inputs.masked!.dataSync()].reduce((sum, flag) => sum + flag, 0));
+          seen.push([...inputs.undecided!.dataSync()].reduce((sum, flag) => sum + flag, 0));
           return fn(inputs);
         }),
     };

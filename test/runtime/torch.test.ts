@@ -4,12 +4,15 @@ import * as tf from "@tensorflow/tfjs-core";
 import { beforeAll, expect, test } from "vitest";
 import { tesseraBackend } from "../../src/runtime/backend.ts";
 import type { Traceable } from "../../src/runtime/device.ts";
-import { gelu, layerNorm } from "../../src/runtime/ops.ts";
+import { cacheWrite, gelu, layerNorm } from "../../src/runtime/ops.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
+import { scan } from "../../src/runtime/scan.ts";
+import { optimised } from "../../src/runtime/torch/device.ts";
 import { fuse } from "../../src/runtime/torch/fuse.ts";
 import { separate } from "../../src/runtime/torch/fixed.ts";
 import { writeInPlace } from "../../src/runtime/torch/in-place.ts";
-import { TORCH_RULES } from "../../src/runtime/torch/lowering.ts";
+import { TORCH_FEATURES, TORCH_RULES } from "../../src/runtime/torch/lowering.ts";
+import { isBuilt, loadAddon } from "../../src/runtime/torch/native.ts";
 import {
   type Plan,
   plannerFor,
@@ -31,6 +34,66 @@ function planOf(fn: Traceable, shape: number[], precision: Precision = "fp32"): 
 }
 
 const ops = (plan: Plan) => plan.instructions.map(({ op }) => op);
+
+/** A loop that multiplies a carried state by weights, with the plan that a device runs. */
+function loopPlan(precision: Precision) {
+  const weights = tf.variable(tf.ones([64, 64])) as tf.Variable<tf.Rank.R2>;
+  const state = tf.variable(tf.zeros([1, 2, 8, 32])) as tf.Variable<tf.Rank.R4>;
+  const fn: Traceable = ({ x }) => {
+    const { carry, outputs } = scan(
+      8,
+      { carry: { cache: state, last: tf.slice(x!, [0, 0], [1, 64]) }, slices: { x: x! } },
+      (index, { cache, last }, slices) => {
+        const y = tf.matMul(last as tf.Tensor2D, tf.mul(weights, 2) as tf.Tensor2D);
+        const sum = tf.add(y, tf.expandDims(slices.x!, 0));
+        const rows = tf.reshape(sum, [1, 2, 1, 32]) as tf.Tensor4D;
+        const next = cacheWrite(cache as tf.Tensor4D, rows, index);
+        return { carry: { cache: next, last: sum }, outputs: { sum } };
+      },
+    );
+    state.assign(carry.cache as tf.Tensor4D);
+    return { sums: outputs.sum! };
+  };
+  const inputs = [{ name: "x", dtype: "float32", shape: [8, 64] }] as const;
+  const { graph } = traceFunction("f", fn, inputs, TORCH_FEATURES);
+  const planner = plannerFor(graph, precision);
+  planner.lower(TORCH_RULES);
+  const plan = optimised(planner.finish(), { fused: true, cuda: true });
+  weights.dispose();
+  state.dispose();
+  return plan;
+}
+
+test("what a loop computes of weights alone is made once, outside of it and between calls", () => {
+  const plan = loopPlan("bf16");
+  const loop = plan.instructions.find(({ body }) => body)!;
+  const fixed = plan.instructions.filter((each) => each.fixed).flatMap(({ outputs }) => outputs);
+  // The product takes the doubled weights in bfloat16, which come from outside.
+  const product = loop.body!.instructions.find(({ op }) => op === "BatchMatMul")!;
+  const captured = loop.body!.inputs.findIndex(({ slot }) => slot.id === product.inputs[1]!.id);
+  const [, carries] = loop.ints as [number, number];
+  const given = loop.inputs[carries + captured - 1]!; // the turn's number is no input of the loop
+  expect(given.type).toBe("bf16");
+  expect(fixed.map(({ id }) => id)).toContain(given.id);
+});
+
+test("a loop writes over a state that it alone reads and makes", () => {
+  const loop = loopPlan("fp32").instructions.find(({ body }) => body)!;
+  expect(loop.ints).toEqual([8, 2, 1, 1, 0]);
+  expect(loop.body!.instructions.find(({ op }) => op === "CacheWrite")!.ints).toEqual([1]);
+});
+
+test.skipIf(!isBuilt())("sizes that a GPU cannot start are told before it is asked", () => {
+  const addon = loadAddon();
+  const launchFault = (...sizes: [number, number, number, number]) => addon.launchFault(...sizes);
+  expect(launchFault(1, 1, 1, 0)).toBe("");
+  expect(launchFault(2 ** 31 - 1, 65_535, 1024, 227 * 1024)).toBe("");
+  expect(launchFault(0, 1, 256, 0)).toContain("0 blocks wide");
+  expect(launchFault(2 ** 31, 1, 256, 0)).toContain("2147483648 blocks wide");
+  expect(launchFault(1, 65_536, 256, 0)).toContain("65536 blocks high");
+  expect(launchFault(1, 1, 1025, 0)).toContain("1025 threads");
+  expect(launchFault(1, 1, 256, 227 * 1024 + 1)).toContain("shared memory");
+});
 
 test("a chain of element-wise operations is one kernel, across reshapes and broadcasts", () => {
   const plan = planOf(

@@ -11,14 +11,8 @@ import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../../config/errors.ts";
 import type { Beside, WindowTransformer } from "../../models/window-transformer.ts";
 import type { Device } from "../../runtime/device.ts";
-import { bool, int32 } from "../../runtime/tensors.ts";
-import {
-  type Canvas,
-  decide,
-  decodeInParallel,
-  type DecodingConfig,
-  emptyCanvas,
-} from "../parallel-decoding.ts";
+import { int32 } from "../../runtime/tensors.ts";
+import { decide, type DecodingConfig, emptyCanvas, parallelDecoder } from "../parallel-decoding.ts";
 import { draw, type DrawConfig } from "../sampling.ts";
 
 type Sampling = DecodingConfig &
@@ -97,10 +91,10 @@ export function buildCascade(
   const ofLarge = guidancePasses(sampling.low_guidance, sampling.text_guidance, text !== undefined);
   const ofSmall = guidancePasses(1, sampling.text_guidance, text !== undefined);
 
-  /** One step of a network: guided logits, drawn ids [F, B·N] and their log p [B·N]. */
-  const stepOf = (name: string, network: WindowTransformer, passes: readonly Pass[]) =>
-    device.compile(name, (inputs) => {
-      const [size] = inputs["ids"]!.shape as [number];
+  /** The decoding of a network, by guided logits. */
+  const decoderOf = (name: string, network: WindowTransformer, passes: readonly Pass[]) =>
+    parallelDecoder(device, name, sampling, (shown, uniforms, _, inputs) => {
+      const [size] = shown.ids.shape;
       const flag = (key: "low" | "text") =>
         tf.tensor1d(
           passes.flatMap((pass) => Array<boolean>(size).fill(!pass[key])),
@@ -116,12 +110,8 @@ export function buildCascade(
           text: { ids: again(inputs["texts"] as tf.Tensor2D), hidden: flag("text") },
         }),
       };
-      const all = network.predict(
-        again(inputs["ids"] as tf.Tensor3D),
-        again(inputs["masked"] as tf.Tensor2D),
-        beside,
-      );
-      const noise = tf.unstack(inputs["noise"]!) as tf.Tensor1D[];
+      const all = network.predict(again(shown.ids), again(shown.undecided), beside);
+      const noise = tf.unstack(uniforms) as tf.Tensor1D[];
       const draws = all.map((logits, f) => {
         const parts = tf.split(logits, passes.length, 0);
         const sum = parts
@@ -130,37 +120,12 @@ export function buildCascade(
         return draw(sum as tf.Tensor2D, noise[f]!, sampling);
       });
       return {
-        ids: tf.stack(draws.map((each) => each.ids)),
-        log_probs: tf.addN(draws.map((each) => each.logProbs)),
+        ids: draws.map((each) => each.ids),
+        logProbs: tf.addN(draws.map((each) => each.logProbs)), // [B·N]
       };
     });
-  const enlarge = stepOf("super/large", main, ofLarge);
-  const make = generators.map((network, i) => stepOf(`super/small${i}`, network, ofSmall));
-
-  /** Decode one canvas with a compiled step. */
-  function run(
-    canvas: Canvas,
-    step: (typeof make)[number],
-    steps: number,
-    request: { readonly seed: number; readonly onProgress?: SmallRequest["onProgress"] },
-    stream: string,
-    fixed: Parameters<typeof step>[0],
-  ): Promise<Int32Array> {
-    const { size, tokens, ids, undecided } = canvas;
-    return decodeInParallel(
-      canvas,
-      { ...sampling, steps },
-      { seed: request.seed, stream },
-      (_, noise) =>
-        step({
-          ids: int32([size, tokens, factors], ids.slice()),
-          masked: bool([size, tokens], undecided.slice()),
-          noise,
-          ...fixed,
-        }),
-      request.onProgress,
-    );
-  }
+  const enlarge = decoderOf("super/large", main, ofLarge);
+  const make = generators.map((network, i) => decoderOf(`super/small${i}`, network, ofSmall));
 
   const textInput = (size: number, texts: Int32Array) =>
     text ? { texts: int32([size, text.length], texts) } : {};
@@ -181,18 +146,25 @@ export function buildCascade(
           decide(canvas, i, condition.ids);
         }
       }
-      const fixed = textInput(size, texts);
-      return run(canvas, make[generator]!, sampling.generator_steps, request, "super/small", fixed);
+      return make[generator]!(canvas, {
+        seed: request.seed,
+        stream: "super/small",
+        steps: sampling.generator_steps,
+        beside: textInput(size, texts),
+        ...(request.onProgress && { onProgress: request.onProgress }),
+      });
     },
     async large(request) {
       const { size, low, texts } = request;
       const [t, h, w] = main.space.low!;
       const canvas = emptyCanvas(size, main.space.grid, factors);
-      const fixed = {
-        low: int32([size, t * h * w, factors], low),
-        ...textInput(size, texts),
-      };
-      return run(canvas, enlarge, sampling.steps, request, "super/large", fixed);
+      return enlarge(canvas, {
+        seed: request.seed,
+        stream: "super/large",
+        steps: sampling.steps,
+        beside: { low: int32([size, t * h * w, factors], low), ...textInput(size, texts) },
+        ...(request.onProgress && { onProgress: request.onProgress }),
+      });
     },
   };
 }

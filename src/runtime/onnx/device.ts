@@ -4,7 +4,7 @@
  */
 
 import * as tf from "@tensorflow/tfjs-core";
-import ort from "onnxruntime-node";
+import type ortTypes from "onnxruntime-node";
 import { UserError } from "../../config/errors.ts";
 import { BACKEND, tesseraBackend } from "../backend.ts";
 import { compiledFunction } from "../compiled.ts";
@@ -15,6 +15,7 @@ import { setHints } from "../hints.ts";
 import type { HostDType, HostTensor, HostTensors } from "../tensors.ts";
 import { type InputSpec, type Traced, traceFunction } from "../trace.ts";
 import { GraphBuilder } from "./builder.ts";
+import { loadOrt, type Ort } from "./library.ts";
 import { attentionRules } from "./attention.ts";
 import { convolutionRules } from "./convolution.ts";
 import { elementwiseRules } from "./elementwise.ts";
@@ -35,10 +36,13 @@ export const ONNX_RULES: { readonly [op: string]: Rule } = {
   ...resamplingRules,
 };
 
+/** The library, once a device has been opened. */
+let ort: Ort;
+
 interface Executable {
   readonly traced: Traced;
   /** Absent where there is nothing to compute: no outputs and no new states. */
-  readonly session?: ort.InferenceSession;
+  readonly session?: ortTypes.InferenceSession;
 }
 
 export interface CpuOptions {
@@ -48,10 +52,11 @@ export interface CpuOptions {
 
 /** Open the compiled CPU device. */
 export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<Device> {
+  ort = await loadOrt("the device cpu's engine onnx needs");
   tesseraBackend();
   setHints();
   const count = threads > 0 ? threads : usableCores();
-  const options: ort.InferenceSession.SessionOptions = {
+  const options: ortTypes.InferenceSession.SessionOptions = {
     intraOpNumThreads: count,
     interOpNumThreads: 1,
     executionMode: "sequential",
@@ -62,7 +67,7 @@ export async function openCpuDevice({ threads = 0 }: CpuOptions = {}): Promise<D
     extra: { session: { intra_op: { allow_spinning: "0" }, set_denormal_as_zero: "1" } },
   };
   const blockSize = await blockedConvolutions(options);
-  const sessions = new Set<ort.InferenceSession>();
+  const sessions = new Set<ortTypes.InferenceSession>();
 
   async function build(
     name: string,
@@ -110,7 +115,7 @@ function ortTensor(
   dtype: HostDType,
   data: HostTensor["data"],
   shape: readonly number[],
-): ort.Tensor {
+): ortTypes.Tensor {
   return new ort.Tensor(dtype as OrtType, data as Float32Array, shape);
 }
 
@@ -120,8 +125,8 @@ async function execute({ traced, session }: Executable, inputs: HostTensors): Pr
   if (!session) {
     return {};
   }
-  const feeds: { [name: string]: ort.Tensor } = {};
-  const fetches: { [name: string]: ort.Tensor | null } = {};
+  const feeds: { [name: string]: ortTypes.Tensor } = {};
+  const fetches: { [name: string]: ortTypes.Tensor | null } = {};
   const present = new Set(session.inputNames);
   graph.inputs.forEach(({ name }, i) => {
     if (present.has(`input${i}`)) {
@@ -145,7 +150,7 @@ async function execute({ traced, session }: Executable, inputs: HostTensors): Pr
   graph.outputs.forEach((_, i) => {
     fetches[`output${i}`] = null;
   });
-  let results: ort.InferenceSession.OnnxValueMapType;
+  let results: ortTypes.InferenceSession.OnnxValueMapType;
   try {
     results = await session.run(feeds, fetches);
   } catch (error) {
@@ -158,7 +163,7 @@ async function execute({ traced, session }: Executable, inputs: HostTensors): Pr
   });
   return Object.fromEntries(
     graph.outputs.map(({ name, value }, i) => {
-      const tensor = results[`output${i}`] as ort.Tensor;
+      const tensor = results[`output${i}`] as ortTypes.Tensor;
       return [name, { dtype: value.dtype, shape: value.shape, data: tensor.data as Float32Array }];
     }),
   );
@@ -182,7 +187,9 @@ function explain(error: unknown, graph: Graph): Error {
  * The channel block of ONNX Runtime's blocked convolutions on this machine (16 with AVX-512, 8 with
  * AVX2), found by reordering channels that hold their own number; 1 when the operators are missing.
  */
-async function blockedConvolutions(options: ort.InferenceSession.SessionOptions): Promise<number> {
+async function blockedConvolutions(
+  options: ortTypes.InferenceSession.SessionOptions,
+): Promise<number> {
   const channels = 64;
   const g = new GraphBuilder("probe");
   g.input("x", "float32", [1, channels, 1, 2]);

@@ -14,7 +14,16 @@ const sequenceOf = ({ ints }: Instruction): number => ints.at(-1)!;
 
 /** Whether an instruction writes over values that others may still want. */
 function writesInPlace({ op, ints }: Instruction): boolean {
-  return op === "CacheWrite" ? ints[0] === 1 : op === "Fused" && ints.slice(2).some((k) => k >= 0);
+  switch (op) {
+    case "CacheWrite":
+      return ints[0] === 1;
+    case "Scan":
+      return ints.slice(3).includes(1);
+    case "Fused":
+      return ints.slice(2).some((k) => k >= 0);
+    default:
+      return false;
+  }
 }
 
 export function orderCollectives(plan: Plan): Plan {

@@ -23,10 +23,12 @@ import { TORCH_FEATURES, TORCH_RULES } from "./lowering.ts";
 import {
   type Addon,
   loadAddon,
+  type NativeBody,
   type NativeBuffer,
   type NativePlan,
   type NativeProgram,
 } from "./native.ts";
+import { carryInPlace, outOfLoops } from "./loops.ts";
 import { addInNorms } from "./residual-norms.ts";
 import { separate } from "./fixed.ts";
 import { padInNorms } from "./padded-norms.ts";
@@ -66,10 +68,15 @@ export function optimised(
   plan: Plan,
   { fused, cuda }: { readonly fused: boolean; readonly cuda: boolean },
 ): Plan {
-  const passed = separate(fewRows(withoutDead(plan)), (part) =>
-    fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(part)) : part)) : part,
-  );
-  return orderCollectives(passed);
+  const finished = (part: Plan): Plan => {
+    const instructions = part.instructions.map((each) =>
+      each.body ? { ...each, body: finished(carryInPlace(each.body)) } : each,
+    );
+    const whole = { ...part, instructions };
+    return fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(whole)) : whole)) : whole;
+  };
+  const outside = carryInPlace(fewRows(outOfLoops(withoutDead(plan))));
+  return orderCollectives(separate(outside, finished));
 }
 
 /** @param membership of a data-parallel training: the device joins the others' */
@@ -172,6 +179,7 @@ export async function openTorchDevice(
   setHints(hints);
   const device: Device = {
     type,
+    loops: true,
     info: {
       type,
       description: `PyTorch ${opened.version} on ${opened.name}, ${precision}${deterministic ? ", deterministic" : ""}`,
@@ -259,12 +267,15 @@ function fromBytes(bytes: ArrayBuffer, dtype: DType): HostTensor["data"] {
 
 /** The plan as plain numbers, with what each instruction frees. */
 export function nativePlan(plan: Plan, graph: boolean): NativePlan {
+  return { ...nativeBody(plan), graph };
+}
+
+function nativeBody(plan: Plan): NativeBody {
   const frees = lastUses(plan);
   const spec = ({ shape, type }: Slot) => ({ shape, type });
   return {
     name: plan.name,
     slots: plan.slots,
-    graph,
     instructions: plan.instructions.map((instruction, k) => ({
       op: instruction.op,
       inputs: instruction.inputs.map(({ id }) => id),
@@ -275,6 +286,7 @@ export function nativePlan(plan: Plan, graph: boolean): NativePlan {
       text: instruction.text,
       where: instruction.where,
       fixed: instruction.fixed === true,
+      ...(instruction.body && { body: nativeBody(instruction.body) }),
       free: frees[k]!.map(({ id }) => id),
     })),
     inputs: plan.inputs.map(({ slot }) => ({ slot: slot.id, ...spec(slot) })),

@@ -13,9 +13,10 @@ const MOST_ROWS = 8;
 /** float32 of the rows in a multiprocessor's shared memory. */
 const MOST_VALUES = 40 * 1024;
 
-/** Slots that depend on constants and unassigned states alone. */
-function stillSlots(plan: Plan): Set<number> {
+/** Slots that depend on constants, unassigned states and what is given alone. */
+function stillSlots(plan: Plan, given: readonly number[]): Set<number> {
   const still = new Set<number>([
+    ...given,
     ...plan.constants.map(({ slot }) => slot.id),
     ...plan.states.filter(({ next }) => !next).map(({ slot }) => slot.id),
   ]);
@@ -29,8 +30,9 @@ function stillSlots(plan: Plan): Set<number> {
   return still;
 }
 
-export function fewRows(plan: Plan): Plan {
-  const still = stillSlots(plan);
+/** @param given slots that stay as they are besides: what a loop captures */
+export function fewRows(plan: Plan, given: readonly number[] = []): Plan {
+  const still = stillSlots(plan, given);
   const producer = new Map<number, Instruction>();
   const place = new Map<number, number>();
   const consumers = new Map<number, Instruction[]>();

@@ -7,8 +7,17 @@
 
 import type { GraphNode, Shape, Value } from "../graph.ts";
 import { type PoolWindow, poolPads } from "../resampling.ts";
+import { SCAN } from "../scan.ts";
 import { sizeOf } from "../tensors.ts";
-import { type Attributes, type Planner, type Rule, type Slot, type Type, typeOf } from "./plan.ts";
+import {
+  type Attributes,
+  type Planner,
+  plannerFor,
+  type Rule,
+  type Slot,
+  type Type,
+  typeOf,
+} from "./plan.ts";
 
 const POINTWISE = [
   ..."Abs Neg Square Sign Floor Ceil Round Relu Relu6 Exp Expm1 Log Log1p Sqrt Rsqrt Reciprocal".split(
@@ -453,6 +462,20 @@ const block = ({ attrs }: GraphNode): Attributes => ({ ints: attrs["block"] as n
 const axisOnly = ({ attrs }: GraphNode): Attributes => ({ ints: [attrs["axis"] as number] });
 const paddings = ({ attrs }: GraphNode) => (attrs["paddings"] as [number, number][]).flat();
 
+/** A loop, its body a plan of its own: loops.ts. What goes in and out is as the graph has it. */
+const scan: Rule = (planner, node) => {
+  const { count, carries, slices } = node.attrs as {
+    count: number;
+    carries: number;
+    slices: number;
+  };
+  const inner = plannerFor(node.body!, planner.precision);
+  inner.lower(TORCH_RULES);
+  const inputs = node.inputs.map((value) => planner.as(value, typeOf(value)));
+  const attributes = { ints: [count, carries, slices], body: inner.finish() };
+  planner.result(node, "Scan", inputs, node.outputs.map(typeOf), attributes);
+};
+
 /** A sum over the ranks of a data-parallel training; its place in the trace orders it among others. */
 const allReduce: Rule = (planner, node) => {
   const x = planner.wide(node.inputs[0]!);
@@ -549,10 +572,12 @@ export const TORCH_RULES: { readonly [op: string]: Rule } = {
   CachedAttention: cachedAttention,
   AllReduce: allReduce,
   AllReduceMean: allReduceMean,
+  Scan: scan,
 };
 
 /** Kernels of Tessera's that not every device has; this one does. */
 export const TORCH_FEATURES: ReadonlySet<string> = new Set([
   "TesseraCacheWrite",
   "TesseraCachedAttention",
+  SCAN,
 ]);

@@ -33,13 +33,13 @@ export interface NativeInstruction {
   readonly where: string;
   /** Computed once and kept until a state is written. */
   readonly fixed: boolean;
+  /** One turn of a loop. */
+  readonly body?: NativeBody;
 }
 
-export interface NativePlan {
+export interface NativeBody {
   readonly name: string;
   readonly slots: number;
-  /** Capture as a CUDA graph and replay. */
-  readonly graph: boolean;
   readonly instructions: readonly NativeInstruction[];
   readonly inputs: readonly (NativeSpec & { readonly slot: number })[];
   readonly constants: readonly (NativeSpec & {
@@ -49,6 +49,11 @@ export interface NativePlan {
   /** `next` is -1 where the function only reads the state. */
   readonly states: readonly { readonly slot: number; readonly next: number }[];
   readonly outputs: readonly (NativeSpec & { readonly slot: number })[];
+}
+
+export interface NativePlan extends NativeBody {
+  /** Capture as CUDA graphs and replay. */
+  readonly graph: boolean;
 }
 
 export interface GroupOptions {
@@ -99,6 +104,8 @@ export interface Addon {
   /** End the process after some seconds, even if a collective waits for a dead rank. */
   abandon(seconds: number, code: number): void;
   kernels(): string[];
+  /** What is wrong with a kernel's launch: "" where nothing is. */
+  launchFault(gridX: number, gridY: number, block: number, shared: number): string;
 }
 
 const FILE = fileURLToPath(

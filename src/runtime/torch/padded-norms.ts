@@ -16,7 +16,8 @@ function fits(x: Slot, groups: number): boolean {
     lanes <= 256 &&
     256 % lanes === 0 &&
     channels <= 1024 &&
-    channels % groups === 0
+    channels % groups === 0 &&
+    x.shape[0]! <= 65_535
   );
 }
 

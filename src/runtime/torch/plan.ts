@@ -33,6 +33,8 @@ export interface Instruction {
   readonly where: string;
   /** Depends on nothing that changes from call to call: computed once, kept until a state is written. */
   readonly fixed?: boolean;
+  /** One turn of a loop: loops.ts says how it is given its values. */
+  readonly body?: Plan;
 }
 
 export interface Plan {
@@ -59,6 +61,7 @@ export interface Attributes {
   readonly ints?: readonly number[];
   readonly floats?: readonly number[];
   readonly text?: string;
+  readonly body?: Plan;
 }
 
 export class Planner {
@@ -198,10 +201,11 @@ export class Planner {
     op: string,
     inputs: readonly Slot[],
     specs: readonly { readonly shape: Shape; readonly type: Type }[],
-    { ints = [], floats = [], text = "" }: Attributes = {},
+    { ints = [], floats = [], text = "", body }: Attributes = {},
   ): Slot[] {
     const outputs = specs.map(({ shape, type }) => this.slot(shape, type));
-    this.push({ op, inputs, outputs, ints, floats, text, where: this.#where || op });
+    const where = this.#where || op;
+    this.push({ op, inputs, outputs, ints, floats, text, where, ...(body && { body }) });
     return outputs;
   }
 
