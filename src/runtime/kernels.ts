@@ -449,6 +449,7 @@ const shapes: { readonly [op: string]: KernelRule } = {
         attrs["begin"] as number[],
         attrs["size"] as number[],
       );
+      tf.slice_util.assertParamsValid(dummy, begin!, size!); // or a device reads beside the tensor
       return [slice(tracer, x!, begin!, size!)];
     },
   },

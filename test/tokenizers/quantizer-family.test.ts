@@ -171,31 +171,109 @@ function bfloat16(x: tf.Tensor5D): tf.Tensor5D {
 describe("ids and codes", () => {
   const cases: readonly (readonly [string, object])[] = [
     ["lfq of 16 bits", { type: "lfq", bits: 16, factor_bits: 16 }],
+    ["lfq of 1 bit", { type: "lfq", bits: 1, factor_bits: 1 }],
+    ["lfq of 9 bits in parts of 4", { type: "lfq", bits: 9, factor_bits: 4 }],
+    ["bsq of 16 bits in parts of 8", { type: "bsq", bits: 16, factor_bits: 8 }],
     ["bsq of 13 bits in parts of 5", { type: "bsq", bits: 13, factor_bits: 5 }],
-    ["fsq [8, 8, 8, 5, 5, 5]", { type: "fsq", levels: [8, 8, 8, 5, 5, 5] }],
+    // The paper's level sets for 2^8 to 2^16.
+    ["fsq [8, 6, 5]", { type: "fsq", levels: [8, 6, 5] }],
+    ["fsq [8, 5, 5, 5]", { type: "fsq", levels: [8, 5, 5, 5], bound: "widened" }],
     ["fsq [7, 5, 5, 5, 5] in parts", { type: "fsq", levels: [7, 5, 5, 5, 5], factor_size: 256 }],
+    ["fsq [8, 8, 8, 6, 5]", { type: "fsq", levels: [8, 8, 8, 6, 5], bound: "symmetric" }],
+    ["fsq [8, 8, 8, 5, 5, 5]", { type: "fsq", levels: [8, 8, 8, 5, 5, 5] }],
     ["fsq [4, 4, 6], symmetric", { type: "fsq", levels: [4, 4, 6], bound: "symmetric" }],
+    ["fsq of 256 levels in parts of 16", { type: "fsq", levels: [256, 16, 16], factor_size: 16 }],
     ["fsq of 2^1", { type: "fsq", levels: [2] }],
-    ["lfq of 2^1", { type: "lfq", bits: 1, factor_bits: 1 }],
-    ["vq of 256", { type: "vq", size: 256, width: 8 }],
-    ["vq by cosine in groups", { type: "vq", size: 16, width: 8, groups: 2, distance: "cosine" }],
+    ["vq of 2048", { type: "vq", size: 2048, width: 8 }],
+    ["vq of 1024 as two sub-ids", { type: "vq", size: 1024, width: 8, factor_size: 64 }],
+    ["vq by cosine in groups", { type: "vq", size: 64, width: 8, groups: 2, distance: "cosine" }],
+    ["gumbel of 2048", { type: "gumbel", size: 2048, width: 8 }],
+    ["gumbel by distance", { type: "gumbel", size: 512, width: 8, logits: "distance" }],
+    ["ibq of 2048", { type: "ibq", size: 2048, width: 8 }],
+    ["spae of 2048 words", { type: "spae", size: 2048, width: 8, strides: [2, 1] }],
   ];
-  it.each(cases)("every id of %s comes back from its code, in bfloat16 too", (_, config) => {
-    const quantizer = build(config);
-    const size = quantizer.factors.reduce((a, b) => a * b, 1);
+  /** All ids of a vocabulary, the first sub-id fastest: [1, 1, 1, N, F]. */
+  function everyId({ factors }: { factors: readonly number[] }): tf.Tensor5D {
+    const size = factors.reduce((a, b) => a * b, 1);
     expect(size).toBeLessThanOrEqual(2 ** 16);
-    const ids = new Int32Array(size * quantizer.factors.length);
+    const ids = new Int32Array(size * factors.length);
     for (let n = 0; n < size; n++) {
       let rest = n;
-      quantizer.factors.forEach((factor, f) => {
-        ids[n * quantizer.factors.length + f] = rest % factor;
+      factors.forEach((factor, f) => {
+        ids[n * factors.length + f] = rest % factor;
         rest = Math.floor(rest / factor);
       });
     }
-    const all = tf.tensor5d(ids, [1, 1, 1, size, quantizer.factors.length], "int32");
+    return tf.tensor5d(ids, [1, 1, 1, size, factors.length], "int32");
+  }
+  it.each(cases)("every id of %s comes back from its code, in bfloat16 too", (_, config) => {
+    const quantizer = build(config);
+    const all = everyId(quantizer);
     const codes = quantizer.lookup(all);
-    expect(quantizer.indices!(codes).dataSync()).toEqual(ids);
-    expect(quantizer.indices!(bfloat16(codes)).dataSync()).toEqual(ids);
+    expect(quantizer.indices!(codes).dataSync()).toEqual(all.dataSync());
+    expect(quantizer.indices!(bfloat16(codes)).dataSync()).toEqual(all.dataSync());
+  });
+
+  /** Residual codebooks, each `ratio` times as large as the next, their codes about as far apart. */
+  function residual(size: number, levels: number, ratio: number) {
+    const scope = Scope.root(3);
+    const quantizer = build({ type: "rvq", size, width: 4, levels }, scope);
+    for (let l = 0; l < levels; l++) {
+      // Corners of a cube of side^4 points, moved a little so that no two sums are alike.
+      const side = Math.round(size ** 0.25);
+      const codes = Array.from(
+        { length: size },
+        (_, k) =>
+        [0, 1, 2, 3].map((d) => ((Math.floor(k / side ** d) % side) + 0.1 * Math.sin(k + d)) / ratio ** l), // biome-ignore format: one call
+      );
+      scope.variables().get(`level${l}/codebook`)!.assign(tf.tensor2d(codes));
+    }
+    return quantizer;
+  }
+
+  it("rvq: a greedy pass gives the ids back where later levels reach less far", () => {
+    for (const [size, levels] of [
+      [16, 3],
+      [16, 4],
+      [81, 2],
+      [256, 2],
+    ] as const) {
+      // biome-ignore format: one list
+      const quantizer = residual(size, levels, 16);
+      const all = everyId(quantizer);
+      const codes = quantizer.lookup(all);
+      expect(quantizer.assign(codes).ids.dataSync()).toEqual(all.dataSync());
+      if (size === 81) {
+        expect(quantizer.assign(bfloat16(codes)).ids.dataSync()).toEqual(all.dataSync());
+      }
+    }
+    // 2^40: ten levels of sixteen.
+    const long = residual(16, 10, 4.5);
+    const ids = Int32Array.from({ length: 500 * 10 }, (_, i) => (i * 7919 + (i >> 3) * 104_729) % 16); // biome-ignore format: one call
+    const sampled = tf.tensor5d(ids, [1, 1, 1, 500, 10], "int32");
+    const back = long.assign(long.lookup(sampled)).ids.dataSync();
+    // The last levels are 2e-6 of the first: below what float32 sums keep apart in all places.
+    const first = (values: ArrayLike<number>) => Array.from(values).filter((_, i) => i % 10 < 7);
+    expect(first(back)).toEqual(first(ids));
+  });
+
+  it("rvq: where they reach as far it does not, and still is as near at every level", () => {
+    const quantizer = residual(16, 3, 1);
+    const all = everyId(quantizer);
+    const codes = quantizer.lookup(all);
+    const again = quantizer.assign(codes);
+    expect(again.ids.dataSync()).not.toEqual(all.dataSync());
+    // The first level is the nearest one to the sum, which the ids' own first level need not be.
+    const firstOf = (ids: tf.Tensor5D) => {
+      const rest = tf.zerosLike(tf.slice(ids, [0, 0, 0, 0, 1], [1, 1, 1, ids.shape[3], 2]));
+      const only = tf.concat([tf.slice(ids, 0, [1, 1, 1, ids.shape[3], 1]), rest], 4);
+      const zero = quantizer.lookup(tf.zeros([1, 1, 1, 1, 3], "int32"));
+      const two = tf.mul(zero, 2 / 3); // the two levels that `only` leaves at code 0
+      return tf.sub(quantizer.lookup(only as tf.Tensor5D), two);
+    };
+    const distance = (ids: tf.Tensor5D) => tf.sum(tf.squaredDifference(codes, firstOf(ids)), 4);
+    const worse = tf.sub(distance(again.ids), distance(all));
+    expect(value(tf.max(worse))).toBeLessThan(1e-4);
   });
 
   it("hold for sampled ids of up to 2^40, for signs and rounding", () => {
@@ -232,6 +310,50 @@ describe("ids and codes", () => {
       }),
       { numRuns: 60 },
     );
+  });
+
+  it("hold for ids drawn from 2^40, for products of learned codebooks", () => {
+    const quantizer = build({ type: "vq", size: 1024, groups: 4, width: 32 });
+    expect(quantizer.factors).toEqual([1024, 1024, 1024, 1024]);
+    const draw = fc.array(fc.integer({ min: 0, max: 1023 }), { minLength: 40, maxLength: 40 });
+    fc.assert(
+      fc.property(draw, (ids) => {
+        const all = tf.tensor5d(Int32Array.from(ids), [1, 1, 1, 10, 4], "int32");
+        const codes = quantizer.lookup(all);
+        expect([...quantizer.indices!(codes).dataSync()]).toEqual(ids);
+        expect([...quantizer.indices!(bfloat16(codes)).dataSync()]).toEqual(ids);
+      }),
+      { numRuns: 10 },
+    );
+  });
+
+  it.each([1, 17, 39, 40])("hold for ids drawn from 2^%i, as they are", (bits) => {
+    for (const type of ["lfq", "bsq"] as const) {
+      const quantizer = build({ type, bits, factor_bits: 8 });
+      const ids = quantizer.factors.map(
+        (size, f) =>
+        Int32Array.from(sym(f + bits, 64), (v) => Math.min(size - 1, Math.floor(((v + 1) / 2) * size))), // biome-ignore format: one call
+      );
+      const all = tf.reshape<tf.Rank.R5>(tf.stack(ids.map((part) => tf.tensor1d(part, "int32")), 1), [2, 2, 4, 4, ids.length]); // biome-ignore format: one call
+      const codes = quantizer.lookup(all);
+      expect(quantizer.indices!(codes).dataSync()).toEqual(all.dataSync());
+      expect(quantizer.indices!(bfloat16(codes)).dataSync()).toEqual(all.dataSync());
+    }
+  });
+
+  it("largest learned codebooks: 2^16 codes, some of them looked at", () => {
+    for (const config of [
+      { type: "vq", size: 65536, width: 8 },
+      { type: "gumbel", size: 65536, width: 8 },
+      { type: "ibq", size: 65536, width: 8 },
+    ]) {
+      const quantizer = build(config);
+      const ids = Int32Array.from({ length: 64 }, (_, i) => (i * 1021 + 7) % 65536);
+      ids[63] = 65535;
+      const codes = quantizer.lookup(tf.tensor5d(ids, [1, 1, 1, 64, 1], "int32"));
+      expect(quantizer.indices!(codes).dataSync()).toEqual(ids);
+      expect(quantizer.indices!(bfloat16(codes)).dataSync()).toEqual(ids);
+    }
   });
 
   it.each(family)("%s: ids within their factors, lookup gives the codes", (_, config) => {

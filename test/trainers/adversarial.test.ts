@@ -9,7 +9,7 @@ import type { Dataset } from "../../src/data/dataset.ts";
 import { discriminator } from "../../src/models/discriminator.ts";
 import { Scope } from "../../src/models/scope.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
-import { encodeSafetensors } from "../../src/runtime/safetensors.ts";
+import { decodeSafetensors, encodeSafetensors } from "../../src/runtime/safetensors.ts";
 import { float32 } from "../../src/runtime/tensors.ts";
 import {
   adversarialSchema,
@@ -268,6 +268,41 @@ describe("a tokenizer stage", () => {
       .at(-1)!;
     for (const name of ["adversarial", "critic_loss", "critic_grad_norm", "r1", "lecam", "usage"]) {
       expect(last[name]).toBeTypeOf("number");
+    }
+  });
+
+  const latents = { width: 4 };
+  it.each([
+    { type: "vq", size: 8, ...latents, entropy_weight: 0.1 },
+    { type: "vq", size: 8, ...latents, groups: 2, learn: "ema", kmeans_steps: 4 },
+    { type: "vq", size: 8, ...latents, distance: "cosine", learn: "ema", restart_below: 0.5 },
+    { type: "rvq", size: 8, ...latents, levels: 2, dropout: 0.5 },
+    { type: "gumbel", size: 8, ...latents, temperature_steps: 4 },
+    { type: "gumbel", size: 8, ...latents, logits: "distance", entropy_weight: 0.1 },
+    { type: "ibq", size: 8, ...latents },
+    { type: "lfq", bits: 4, entropy_anneal_factor: 3, entropy_anneal_steps: 4 },
+    { type: "bsq", bits: 4 },
+    { type: "fsq", levels: [4, 3] },
+    { type: "spae", size: 8, ...latents, strides: [4, 2, 1], layer_dropout: 0.5 },
+    { type: "none", ...latents, kl_weight: 0.1 },
+  ])("the step after loading is that of the uninterrupted run: $type", async (quantizer) => {
+    const config = { ...base, quantizer };
+    const short = { steps: 4, batch: 2, checkpoint_every: 3, validate_every: 4, validate_batches: 1 }; // biome-ignore format: one object
+    const [whole, dir] = [temporaryFolder(), temporaryFolder()];
+    const { tokenizer } = await stage(config, whole, short);
+    await expect(stage(config, dir, short, 3)).rejects.toThrow(Interrupted);
+    const codes = (folder: string, at: string) =>
+      decodeSafetensors(readFileSync(join(checkpointDir(folder, "tokenizer"), at))).tensors;
+    const before = codes(dir, bytes(dir)[0]!);
+    await stage(config, dir, short);
+    expect(bytes(dir)).toEqual(bytes(whole));
+    // A learned codebook did move in that step.
+    const learned = [...tokenizer.scope.variables().keys()].filter((name) => /quantizer\/.*codebook$/.test(name)); // biome-ignore format: one call
+    expect(learned.length > 0).toBe(["vq", "rvq", "gumbel", "ibq"].includes(quantizer.type));
+    const after = codes(dir, bytes(dir)[0]!);
+    for (const name of learned) {
+      const key = [...after.keys()].find((one) => one.endsWith(name) && !one.startsWith("ema") && !one.startsWith("optimizer"))!; // biome-ignore format: one call
+      expect(after.get(key)!.data, key).not.toEqual(before.get(key)!.data);
     }
   });
 

@@ -115,6 +115,16 @@ export function scores(z: tf.Tensor2D, codebook: tf.Tensor2D): tf.Tensor2D {
   return tf.sub(norms, tf.mul(tf.matMul(z, codebook, false, true), 2));
 }
 
+/**
+ * Ids of the codes that lie nearest, [B, t, h, w, D] to [B, t, h, w, 1] int32: which code it is where the
+ * rows are codes, also after a conversion to bfloat16.
+ */
+export function nearestCodes(codes: tf.Tensor5D, codebook: tf.Tensor2D): tf.Tensor5D {
+  const [b, t, h, w, d] = codes.shape;
+  const index = tf.argMin(scores(tf.reshape(codes, [-1, d]), codebook), 1);
+  return tf.reshape<tf.Rank.R5>(index, [b, t, h, w, 1]);
+}
+
 /** Rows of length one: [N, D] to itself. */
 export function unitRows(rows: tf.Tensor2D): tf.Tensor2D {
   const squares = tf.sum(tf.square(rows), 1, true); // [N, 1]

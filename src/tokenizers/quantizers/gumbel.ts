@@ -17,7 +17,7 @@ import { type Scope, uniform } from "../../models/scope.ts";
 import { embedding, stopGradient } from "../../runtime/ops.ts";
 import { Random } from "../../runtime/random.ts";
 import { float32 } from "../../runtime/tensors.ts";
-import { scores } from "./codebook.ts";
+import { nearestCodes, scores } from "./codebook.ts";
 import { assignmentEntropies, gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
 export const schema = closed(
@@ -164,5 +164,6 @@ export function build(config: GumbelConfig, scope: Scope): Quantizer {
     },
 
     lookup,
+    indices: (codes) => nearestCodes(codes, codebook),
   };
 }

@@ -13,6 +13,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { closed, type Static, Type } from "../../config/schema.ts";
 import { type Scope, uniform } from "../../models/scope.ts";
 import { embedding, stopGradient } from "../../runtime/ops.ts";
+import { nearestCodes } from "./codebook.ts";
 import { assignmentEntropies, gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
 export const schema = closed(
@@ -105,5 +106,6 @@ export function build(config: IbqConfig, scope: Scope): Quantizer {
     },
 
     lookup,
+    indices: (codes) => nearestCodes(codes, codebook),
   };
 }

@@ -61,7 +61,7 @@ export interface Quantizer {
   lookup(ids: tf.Tensor5D): tf.Tensor5D;
   /**
    * The inverse of `lookup`, also for codes that went through bfloat16. Left out by quantizers whose
-   * codes do not tell their ids (sums of several codebooks).
+   * codes do not tell their ids: a sum of several codebooks' codes may be had in several ways.
    */
   indices?(codes: tf.Tensor5D): tf.Tensor5D;
   /**

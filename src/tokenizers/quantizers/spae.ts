@@ -30,7 +30,7 @@ import { embedding, stopGradient, straightThrough } from "../../runtime/ops.ts";
 import { Random } from "../../runtime/random.ts";
 import { decodeSafetensors } from "../../runtime/safetensors.ts";
 import { float32 } from "../../runtime/tensors.ts";
-import { scores } from "./codebook.ts";
+import { nearestCodes, scores } from "./codebook.ts";
 import { gridOf, type Quantizer, rowsOf, usageMetrics } from "./quantizer.ts";
 
 export const schema = closed(
@@ -376,6 +376,7 @@ export function build(config: SpaeConfig, scope: Scope): Quantizer {
     },
 
     lookup,
+    indices: (codes) => nearestCodes(codes, codebook),
 
     assemble(codes, used = strides.length) {
       const [b, t, , tokens, d] = codes.shape;
