@@ -74,7 +74,7 @@ function probeOf(av: Av, { source, missing }: ClipTask): Probe {
 }
 
 /** The frames of a clip and where they go. @throws MediaError when the file has too few */
-function begin(task: ClipTask, probe: Probe) {
+function plan(task: ClipTask, probe: Probe) {
   const { rule, span, pixels } = task;
   const reason = unfit(probe, rule, span);
   if (reason !== undefined) {
@@ -98,7 +98,7 @@ function begin(task: ClipTask, probe: Probe) {
 export function decodeClip(av: Av, task: ClipTask): DecodedClip {
   const { source, sound } = task;
   const probe = task.probe ?? probeOf(av, task);
-  const { filler, start, rest } = begin(task, probe);
+  const { filler, start, rest } = plan(task, probe);
   switch (source.kind) {
     case "media":
       readMedia(av, source, probe, task, filler);
@@ -138,7 +138,7 @@ export function needsNoFfmpeg({ source, pixels }: ClipTask): boolean {
 export function copyClip(task: ClipTask): DecodedClip {
   const source = task.source as PixelsSource;
   const { crop, pixels, sound } = task;
-  const { filler, rest } = begin(task, task.probe ?? probePixels(source));
+  const { filler, rest } = plan(task, task.probe ?? probePixels(source));
   const [x, y] = crop.at;
   const left = cropStart(source.width, pixels.width, x);
   const top = cropStart(source.height, pixels.height, y);

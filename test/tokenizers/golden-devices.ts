@@ -45,7 +45,7 @@ export async function runOnce(
  * A golden that remembers what is read of it.
  * @returns the golden, and the paths of values (all but `doc` and `shapes`) that nothing has read yet
  */
-export function watched<T extends object>(whole: T): { golden: T; unread(): string[] } {
+export function watched<T extends object>(whole: T): { golden: T; unread: () => string[] } {
   const read = new Set<string>();
   const plain = (value: unknown): value is { [key: string]: unknown } =>
     typeof value === "object" && value !== null && !Array.isArray(value);

@@ -243,10 +243,11 @@ describe("ids and codes", () => {
       const all = everyId(quantizer);
       const codes = quantizer.lookup(all);
       expect(quantizer.assign(codes).ids.dataSync()).toEqual(all.dataSync());
-      if (size === 81) {
-        expect(quantizer.assign(bfloat16(codes)).ids.dataSync()).toEqual(all.dataSync());
-      }
     }
+    const two = residual(81, 2, 16);
+    const pairs = everyId(two);
+    const rounded = bfloat16(two.lookup(pairs));
+    expect(two.assign(rounded).ids.dataSync()).toEqual(pairs.dataSync());
     // 2^40: ten levels of sixteen.
     const long = residual(16, 10, 4.5);
     const ids = Int32Array.from({ length: 500 * 10 }, (_, i) => (i * 7919 + (i >> 3) * 104_729) % 16); // biome-ignore format: one call
