@@ -266,9 +266,34 @@ def causal_decode():
     }
 
 
+def guidance_scales(schedule, guidance, power, steps):
+    """The scale of each step: s throughout, or from near 1 up to s."""
+    progress = [(step + 1) / steps for step in range(steps)]
+    return {
+        "constant": [guidance for _ in progress],
+        "linear": [1 + (guidance - 1) * p for p in progress],
+        "power-cosine": [1 + (guidance - 1) * (1 - math.cos(math.pi * p**power)) / 2 for p in progress],
+    }[schedule]
+
+
+def two_scales():
+    """Super-resolution's guidance by two conditions (Brooks et al. 2023, eq. 3), and the draws from its logits."""
+    rng = np.random.default_rng(3)
+    free, low, both = (torch.tensor(rng.normal(size=(5, 7)), dtype=torch.float32) for _ in range(3))
+    by_low, by_text = 1.75, 2.5
+    logits = free + by_low * (low - free) + by_text * (both - low)
+    return {
+        "low_guidance": by_low, "text_guidance": by_text,
+        "free": free.flatten().tolist(), "low": low.flatten().tolist(), "both": both.flatten().tolist(),
+        "logits": logits.flatten().tolist(),
+    }
+
+
 print(json.dumps({
     "torch": torch.__version__,
-    "counts": {f"{s} {n} {k}": counts(s, n, k) for s in ("cosine", "uniform", "square", "exponential") for n, k in ((1024, 12), (1024, 24), (320, 8), (7, 12))},
+    "guidance": {f"{s} {g} {p} {k}": guidance_scales(s, g, p, k) for s in ("constant", "linear", "power-cosine") for g, p, k in ((3.0, 1.0, 8), (5.0, 4.0, 12), (0.0, 2.0, 3))},
+    "two_scales": two_scales(),
+    "counts": {f"{s} {n} {k}": counts(s, n, k) for s in ("cosine", "uniform", "linear", "square", "exponential") for n, k in ((1024, 12), (1024, 24), (320, 8), (7, 12))},
     "commit": commit_golden(),
     "masked": masked_decode(),
     "causal": causal_decode(),

@@ -10,11 +10,23 @@ import { buildMasked, type MaskedConfig } from "../../src/objectives/masked.ts";
 import type { CausalSampling } from "../../src/objectives/causal-sampler.ts";
 import type { MaskedSampling } from "../../src/objectives/masked-sampler.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
-import { item } from "../../src/runtime/tensors.ts";
+import { float32, item } from "../../src/runtime/tensors.ts";
+import { type GuidanceConfig, guidanceScale } from "../../src/objectives/sampling.ts";
+import { guidancePasses } from "../../src/objectives/super-resolution/sampler.ts";
+import { devicesHere } from "../tokenizers/golden-devices.ts";
 import { maskedSampling, tinyModel, withoutTasks } from "./support.ts";
 
 interface Golden {
   readonly counts: { readonly [key: string]: number[] };
+  readonly guidance: { readonly [key: string]: number[] };
+  readonly two_scales: {
+    readonly low_guidance: number;
+    readonly text_guidance: number;
+    readonly free: number[];
+    readonly low: number[];
+    readonly both: number[];
+    readonly logits: number[];
+  };
   readonly commit: {
     readonly seed: number;
     readonly step: number;
@@ -76,6 +88,9 @@ function fill(scope: Scope): void {
   }
 }
 
+const worstDifference = (a: readonly number[], b: readonly number[]): number =>
+  a.length === b.length ? Math.max(...a.map((x, i) => Math.abs(x - b[i]!))) : Number.NaN;
+
 const masked = (changes: Partial<MaskedConfig>): MaskedConfig => ({
   type: "masked",
   mask_schedule: "cosine",
@@ -99,9 +114,45 @@ describe("counts of decided tokens", () => {
   });
 });
 
-describe.each(["reference", "cpu"] as const)("on device %s", (type) => {
+describe("guidance", () => {
+  test.each(Object.entries(golden.guidance))("scales of the schedule %s", (key, scales) => {
+    const [schedule, guidance, power, steps] = key.split(" ");
+    const config = {
+      guidance: Number(guidance),
+      guidance_schedule: schedule as GuidanceConfig["guidance_schedule"],
+      guidance_power: Number(power),
+    };
+    const ours = scales.map((_, step) => guidanceScale(config, step + 1, Number(steps)));
+    expect(worstDifference(ours, scales)).toBeLessThan(1e-12);
+  });
+});
+
+const found = await devicesHere("generation's goldens");
+
+test("there is the reference and at least one compiled device", () => {
+  expect(found.map(([name]) => name)).toContain("reference");
+  expect(found.length).toBeGreaterThan(1);
+});
+
+describe.each(found)("on device %s", (_, config) => {
+  test("guidance by two conditions gives the twin's logits", async () => {
+    const device = await openDevice(config);
+    const { free, low, both, logits, low_guidance, text_guidance } = golden.two_scales;
+    const passes = guidancePasses(low_guidance, text_guidance, true);
+    const shown = passes.map((pass) => (pass.text ? both : pass.low ? low : free));
+    const sum = device.compile("two-scales", (inputs) => ({
+      logits: tf.addN(passes.map(({ weight }, i) => tf.mul(inputs[`x${i}`]!, weight))),
+    }));
+    const inputs = shown.map(
+      (values, i) => [`x${i}`, float32([values.length], Float32Array.from(values))] as const,
+    );
+    const out = await sum(Object.fromEntries(inputs));
+    expect(worstDifference([...out["logits"]!.data], logits)).toBeLessThan(1e-5);
+    device.dispose();
+  });
+
   test("COMMIT: parts, the three losses and their weighted mean", async () => {
-    const device = await openDevice(type === "cpu" ? { type, threads: 1 } : { type });
+    const device = await openDevice(config);
     const { commit } = golden;
     const objective = buildMasked(
       masked({
@@ -141,7 +192,7 @@ describe.each(["reference", "cpu"] as const)("on device %s", (type) => {
   });
 
   test("masked decoding under COMMIT with scheduled guidance gives the twin's ids", async () => {
-    const device = await openDevice(type === "cpu" ? { type, threads: 1 } : { type });
+    const device = await openDevice(config);
     const { sampling, tasks, labels, given, seed, ids } = golden.masked;
     const objective = buildMasked(masked({ sampling }), tinyModel, space, Scope.root(0));
     fill(objective.scope);
@@ -155,10 +206,10 @@ describe.each(["reference", "cpu"] as const)("on device %s", (type) => {
   });
 
   test("causal decoding with guidance gives the twin's ids, and their loss", async () => {
-    const device = await openDevice(type === "cpu" ? { type, threads: 1 } : { type });
+    const device = await openDevice(config);
     const { sampling, labels, seed, ids, loss } = golden.causal;
-    const config = { type: "causal", label_dropout: 0.1, label_smoothing: 0, sampling } as const;
-    const objective = buildCausal(config, tinyModel, space, Scope.root(0));
+    const settings = { type: "causal", label_dropout: 0.1, label_smoothing: 0, sampling } as const;
+    const objective = buildCausal(settings, tinyModel, space, Scope.root(0));
     fill(objective.scope);
     const made = await objective.sampler(device)({ labels: Int32Array.from(labels), seed });
     expect([...made]).toEqual(ids);
