@@ -30,41 +30,40 @@ FORCE float dot8(uint4 w, const float* x, float sum) {
   }
   return sum;
 }
-extern "C" __global__ void __launch_bounds__(256) fewRows(const X* __restrict__ x, const bf16* __restrict__ w, const B* __restrict__ bias,
+// Sums of distances from a row's first value keep the variance exact without a second look at the row.
+extern "C" __global__ void __launch_bounds__(256) fewRows(const X* x, const bf16* __restrict__ w, const B* __restrict__ bias,
                                                           const float* __restrict__ scale, const float* __restrict__ shift,
-                                                          const R* __restrict__ residual, Y* y, float epsilon) {
+                                                          const R* residual, Y* y, float epsilon) {
   extern __shared__ float rows[];  // [M, K]
   __shared__ float room[64];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int n = blockIdx.x * 8 + warp;
   const uint4* own = (const uint4*)(w + (long)min(n, N - 1) * K) + lane;
-  constexpr int chunks = K / 256, ahead = chunks < 4 ? chunks : 4;
+  constexpr int chunks = K / 256, ahead = chunks < 8 ? chunks : 8;
   uint4 first[ahead];
   #pragma unroll
   for (int c = 0; c < ahead; c++) first[c] = __ldg(own + c * 32);
+  successors();
+  predecessors();
   for (int m = 0; m < M; m++) {
-    float v[chunks], s = 0.0f, none = 0.0f;
+    float v[chunks];
     #pragma unroll
-    for (int c = 0; c < chunks; c++) {
-      v[c] = get(x[m * K + c * 256 + threadIdx.x]);
-      s += v[c];
-    }
+    for (int c = 0; c < chunks; c++) v[c] = get(x[m * K + c * 256 + threadIdx.x]);
     if (NORM) {
-      total<256>(s, none, room);
-      const float mean = s / K;
-      float q = 0.0f;
+      const float pivot = get(x[m * K]);
+      float s = 0.0f, q = 0.0f;
       #pragma unroll
       for (int c = 0; c < chunks; c++) {
-        v[c] -= mean;
+        v[c] -= pivot;
+        s += v[c];
         q += v[c] * v[c];
       }
-      none = 0.0f;
-      total<256>(q, none, room);
-      const float rate = rsqrtf(q / K + epsilon);
+      total<256>(s, q, room);
+      const float mean = s / K, rate = rsqrtf(fmaxf(q / K - mean * mean, 0.0f) + epsilon);
       #pragma unroll
       for (int c = 0; c < chunks; c++) {
         const int k = c * 256 + threadIdx.x;
-        v[c] = v[c] * rate * scale[k] + shift[k];
+        v[c] = (v[c] - mean) * rate * scale[k] + shift[k];
       }
     }
     #pragma unroll
@@ -146,8 +145,8 @@ void fewRows(const Instruction& i, Slots& s, Machine& m) {
   void *px = address(f.x), *pw = address(f.w), *pb = address(f.bias), *ps = address(f.scale), *ph = address(f.shift);
   void *pr = address(f.residual), *py = y.data_ptr();
   float epsilon = f.norm ? static_cast<float>(i.floats[0]) : 0.0f;
-  launch(compiled(kRowsSource, "fewRows", defines, f.x.device().index()), static_cast<unsigned>((f.n + 7) / 8), 1, 256,
-         arguments(px, pw, pb, ps, ph, pr, py, epsilon), static_cast<unsigned>(f.m * f.k * sizeof(float)));
+  launch(compiled(kRowsSource, "fewRows", defines, f.x.device().index()), (f.n + 7) / 8, 1, 256,
+         arguments(px, pw, pb, ps, ph, pr, py, epsilon), f.m * f.k * sizeof(float), m.turn);
   s[i.out[0]] = y;
 }
 
@@ -163,14 +162,15 @@ FORCE float4 load4(const bf16* p) {
   return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
                      __uint_as_float(v.y & 0xffff0000u));
 }
-extern "C" __global__ void __launch_bounds__(256) step(const X* __restrict__ q, K* keys, K* values, const X* __restrict__ newKey,
-                                                       const X* __restrict__ newValue, const int* __restrict__ position, float* parts,
-                                                       unsigned* arrived, Y* y, float scale, int places, int heads, int splits, long qb,
+extern "C" __global__ void __launch_bounds__(256) step(const X* q, K* keys, K* values, const X* newKey, const X* newValue,
+                                                       const int* position, float* parts, unsigned* arrived, Y* y, float scale, int places, int heads, int splits, long qb,
                                                        long qh, long kb, long kh, long vb, long vh) {
   __shared__ float query[D], scores[CHUNK], room[64], sums[1024];
   __shared__ bool last;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32;
   const int split = blockIdx.x, bh = blockIdx.y;
+  successors();
+  predecessors();
   const int at = position[0], seen = min(places, at + 1), active = (seen + CHUNK - 1) / CHUNK;
   if (split >= active) return;
   const long b = bh / heads, h = bh % heads;
@@ -292,7 +292,7 @@ void cachedStep(const Instruction& i, Slots& s, Machine& m) {
     int64_t qb = q.stride(0), qh = q.stride(1), kb = newKey.stride(0), kh = newKey.stride(1), vb = newValue.stride(0), vh = newValue.stride(1);
     launch(compiled(kStepSource, "step", defines, q.device().index()), static_cast<unsigned>(splits),
            static_cast<unsigned>(batch * heads), 256,
-           arguments(pq, pk, pv, pnk, pnv, pp, pparts, pa, py, scale, n, hs, count, qb, qh, kb, kh, vb, vh));
+           arguments(pq, pk, pv, pnk, pnv, pp, pparts, pa, py, scale, n, hs, count, qb, qh, kb, kh, vb, vh), 0, m.turn);
     s[i.out[0]] = y;
   } else {
     auto write = [&](Tensor& cache, const Tensor& row) {

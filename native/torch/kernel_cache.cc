@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -23,6 +25,18 @@ FORCE void put(bf16& to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "
 FORCE float get(float x) { return x; }
 FORCE float get(bf16 x) { return __uint_as_float(((unsigned)x) << 16); }
 #define INFINITY_ __int_as_float(0x7f800000)
+// Let the kernels behind begin (those that are started with overlap), and wait for the end of those before. What these
+// have written must be read by ordinary loads: no __restrict__, no __ldg.
+FORCE void successors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+FORCE void predecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 // Sums of two numbers over a block of THREADS, for every thread. All threads have been here when it returns.
 template <int THREADS> FORCE void total(float& a, float& b, float* room) {
   #pragma unroll
@@ -76,6 +90,22 @@ void* open(std::initializer_list<const char*> names) {
   TORCH_CHECK(false, "none of the libraries ", *names.begin(), ", ... could be opened: ", dlerror());
 }
 
+// CUlaunchConfig and CUlaunchAttribute, whose layout cuda.h fixes.
+struct LaunchAttribute {
+  int id;
+  char pad[4];
+  union {
+    char room[64];
+    int value;
+  };
+};
+struct LaunchConfig {
+  unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned count;
+};
+
 // The few calls of NVRTC and of the driver that are needed, with their stable C interfaces.
 struct Api {
   int (*createProgram)(void**, const char*, const char*, int, const char* const*, const char* const*);
@@ -89,6 +119,7 @@ struct Api {
   int (*getFunction)(void**, void*, const char*);
   int (*setAttribute)(void*, int, int);
   int (*launchKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  int (*launchKernelEx)(const LaunchConfig*, void*, void**, void**);  // absent from old drivers
 
   Api() {
     void* nvrtc = open({"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"});
@@ -104,6 +135,7 @@ struct Api {
     getFunction = symbol<decltype(getFunction)>(driver, "cuModuleGetFunction");
     setAttribute = symbol<decltype(setAttribute)>(driver, "cuFuncSetAttribute");
     launchKernel = symbol<decltype(launchKernel)>(driver, "cuLaunchKernel");
+    launchKernelEx = reinterpret_cast<decltype(launchKernelEx)>(dlsym(driver, "cuLaunchKernelEx"));
   }
 };
 
@@ -154,8 +186,25 @@ const CompiledKernel* compiled(const std::string& source, const std::string& nam
   return found.get();
 }
 
+static bool& overlapping() {
+  static bool on = [] {
+    const char* given = std::getenv("TESSERA_OVERLAP");
+    int device = 0, major = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major >= 9 && api().launchKernelEx && !(given && std::string(given) == "0");
+  }();
+  return on;
+}
+
+bool stopOverlapping() {
+  const bool before = overlapping();
+  overlapping() = false;
+  return before;
+}
+
 void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments,
-            int64_t sharedBytes) {
+            int64_t sharedBytes, bool overlap) {
   auto described = [&] {
     return "the kernel \"" + kernel->name + "\" (" + std::to_string(gridX) + " x " + std::to_string(gridY) + " blocks of " +
            std::to_string(block) + " threads, " + std::to_string(sharedBytes) + " bytes of shared memory) could not be started";
@@ -168,6 +217,17 @@ void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t 
     const_cast<CompiledKernel*>(kernel)->allowed = sharedBytes;
   }
   void* stream = c10::cuda::getCurrentCUDAStream().stream();
+  if (overlap && overlapping()) {
+    LaunchAttribute attribute{};
+    attribute.id = 6;  // PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value = 1;
+    const LaunchConfig config{static_cast<unsigned>(gridX), static_cast<unsigned>(gridY), 1, static_cast<unsigned>(block), 1, 1,
+                              static_cast<unsigned>(sharedBytes), stream, &attribute, 1};
+    const int started = api().launchKernelEx(&config, kernel->function, arguments.data(), nullptr);
+    if (started == 0) return;
+    std::fprintf(stderr, "warning: kernels cannot overlap here (CUDA driver error %d), they follow each other\n", started);
+    stopOverlapping();
+  }
   const int result = api().launchKernel(kernel->function, static_cast<unsigned>(gridX), static_cast<unsigned>(gridY), 1,
                                         static_cast<unsigned>(block), 1, 1, static_cast<unsigned>(sharedBytes), stream,
                                         arguments.data(), nullptr);
@@ -230,9 +290,10 @@ const CompiledKernel* compiled(const std::string& source, const std::string& nam
   return found.get();
 }
 
-void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments, int64_t) {
+void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments, int64_t, bool) {
   kernel->run(static_cast<unsigned>(gridX), static_cast<unsigned>(gridY), static_cast<unsigned>(block), arguments.data());
 }
+bool stopOverlapping() { return false; }
 
 #else
 
@@ -240,7 +301,8 @@ struct CompiledKernel {};
 const CompiledKernel* compiled(const std::string&, const std::string&, const std::string&, int) {
   TORCH_CHECK(false, "this addon was built against a PyTorch without CUDA");
 }
-void launch(const CompiledKernel*, int64_t, int64_t, int64_t, std::vector<void*>, int64_t) {}
+void launch(const CompiledKernel*, int64_t, int64_t, int64_t, std::vector<void*>, int64_t, bool) {}
+bool stopOverlapping() { return false; }
 
 #endif
 

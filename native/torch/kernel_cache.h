@@ -27,6 +27,11 @@ std::string launchFault(int64_t gridX, int64_t gridY, int64_t block, int64_t sha
 
 // Start it on the current stream. What it throws names the kernel and its sizes.
 void launch(const CompiledKernel* kernel, int64_t gridX, int64_t gridY, int64_t block, std::vector<void*> arguments,
-            int64_t sharedBytes = 0);
+            int64_t sharedBytes = 0, bool overlap = false);
+
+// A kernel started with `overlap` may begin while those before it still run (Hopper's programmatic dependent launch):
+// until its `predecessors()` it may read nothing that any kernel of this turn writes. Off where it does not work, or
+// with TESSERA_OVERLAP=0. Returns whether it was on.
+bool stopOverlapping();
 
 }  // namespace tessera

@@ -250,7 +250,9 @@ void scan(const Instruction& i, Slots& s, Machine& m) {
   Kept& kept = *static_cast<Kept*>(i.cache.get());
   const Sizes n = sizesOf(i);
   receive(i, s, m, kept);
-  Turn turn{i, m, kept, n};
+  Machine inside = m;
+  inside.turn = true;
+  Turn turn{i, inside, kept, n};
 #ifdef TESSERA_CUDA
   const bool graphs = m.graph && m.cuda() && !m.profile && !capturing();
 #else
@@ -263,11 +265,20 @@ void scan(const Instruction& i, Slots& s, Machine& m) {
       continue;
     }
 #ifdef TESSERA_CUDA
+    auto capture = [&] {
+      auto state = std::make_unique<GraphState>();
+      state->capture([&] { turn.run(); });
+      kept.graph = std::move(state);
+    };
     try {
       if (!kept.graph) {
-        auto state = std::make_unique<GraphState>();
-        state->capture([&] { turn.run(); });
-        kept.graph = std::move(state);
+        try {
+          capture();
+        } catch (const std::exception&) {
+          if (!stopOverlapping()) throw;
+          forgetErrors();
+          capture();
+        }
       }
       kept.graph->graph.replay();
     } catch (const std::exception& error) {

@@ -60,6 +60,7 @@ using Profile = std::map<std::string, std::pair<double, int>>;
 struct Machine {
   const Engine& engine;
   bool graph = false;          // loops capture their bodies
+  bool turn = false;           // within a turn of a loop, which begins with a kernel that waits for all before it
   Profile* profile = nullptr;  // where each instruction is waited for and timed
   bool cuda() const { return engine.device.is_cuda(); }
 };
