@@ -199,6 +199,13 @@ async function gatherSources(run: OpenedRun, request: TaskRequest): Promise<Sour
     request.condition.map((file) => readClip(run, file, neededFrames(run, request.task))),
   );
   const sounds = await Promise.all(request.audio.map((file) => readSound(run, file)));
+  const blank = request.text.findIndex((text) => text.trim() === "");
+  if (blank >= 0) {
+    throw new UserError(
+      `--text ${blank + 1} has no words`,
+      'for example --text "a large red circle moves left"',
+    );
+  }
   // Words are checked before anything is sampled.
   const limit = run.objective!.textLength ?? 0;
   await run.objective!.space.text?.vectors?.prepare(request.text);
@@ -245,6 +252,16 @@ async function readClip(run: OpenedRun, file: string, needed: number): Promise<U
       throw new UserError(
         `${file} has ${count} frames, the task looks at ${needed}`,
         `give a clip of at least ${needed} frames`,
+      );
+    }
+    const { dataset } = run.config;
+    const rate = "fps" in dataset ? dataset.fps : null;
+    // A picture has no rate.
+    if (needed > 1 && rate !== null && Math.abs(source.fps / rate - 1) > 0.02) {
+      const fps = Number(source.fps.toFixed(3));
+      throw new UserError(
+        `${file} shows ${fps} frames a second, the model was trained at ${rate}`,
+        `take other frames first, e.g. ffmpeg -i ${file} -r ${rate} -c:v ffv1 slower.mkv`,
       );
     }
     for (let t = count; t < frames; t++) {

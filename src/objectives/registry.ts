@@ -10,7 +10,8 @@ import { buildMultimodal, multimodalSchema } from "./multimodal/objective.ts";
 import { checkText } from "./multimodal/text.ts";
 import type { Objective, TokenSpace } from "./objective.ts";
 import { needsBoth } from "./sampling.ts";
-import { buildSuperResolution, superResolutionSchema } from "./super-resolution/objective.ts";
+import { superResolutionSchema } from "./super-resolution/config.ts";
+import { buildSuperResolution } from "./super-resolution/objective.ts";
 
 export const objectives = {
   masked: { schema: maskedSchema, build: buildMasked },

@@ -11,7 +11,8 @@ import type { Objective } from "../objectives/objective.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { appendLine, type RunContext } from "./context.ts";
-import type { Experiment, SamplingChanges } from "./experiment.ts";
+import type { Experiment } from "./experiment.ts";
+import type { SamplingChanges } from "./suite-checks.ts";
 import { turn } from "./signals.ts";
 
 /** scores.json. */

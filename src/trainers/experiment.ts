@@ -3,10 +3,7 @@
  * the rooms' registries; a file composes them (docs/config.md).
  */
 
-import { isValid } from "../config/judge.ts";
 import type { Check } from "../config/resolve.ts";
-import type { Json } from "../config/tree.ts";
-import type { JsonSchema } from "../config/walk.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { datasetSchema } from "../data/registry.ts";
 import { soundLength } from "../data/shapes/sound.ts";
@@ -16,12 +13,13 @@ import { Scope } from "../models/scope.ts";
 import { checkTransformer } from "../models/transformer.ts";
 import { checkDiffusion } from "../objectives/diffusion.ts";
 import { checkObjective, modelOf, objectiveSchema } from "../objectives/registry.ts";
-import { checkSuperResolution } from "../objectives/super-resolution/objective.ts";
+import { checkSuperResolution } from "../objectives/super-resolution/config.ts";
 import { type DeviceConfig, deviceSchema } from "../runtime/registry.ts";
 import { checkLow, lowShape } from "../tokenizers/low-resolution.ts";
 import { buildTokenizer, checkTokenizer, tokenizerSchema } from "../tokenizers/registry.ts";
 import type { ClipShape } from "../tokenizers/tokenizer.ts";
 import { trainerSchema } from "./options.ts";
+import { suiteChecks } from "./suite-checks.ts";
 
 export const experimentSchema = closed({
   name: Type.String({
@@ -62,22 +60,9 @@ export function clipShape({ dataset }: Pick<Experiment, "dataset">): ClipShape {
   return { frames, height, width, ...(samples > 0 && { samples }) };
 }
 
-/** Keys of `objective.sampling` that one evaluation sets otherwise. */
-export type SamplingChanges = { readonly [key: string]: number | string | boolean };
-
-/** The experiment with other sampling; its trained weights are the same. */
-export function withSampling(config: Experiment, changes: SamplingChanges): Experiment {
-  const { objective } = config;
-  return objective === undefined
-    ? config
-    : ({
-        ...config,
-        objective: { ...objective, sampling: { ...objective.sampling, ...changes } },
-      } as Experiment);
-}
-
 /** The cross-field checks of an experiment, for `loadConfig`. */
 export const checks: readonly Check<Experiment>[] = [
+  ...suiteChecks,
   (config) =>
     checkTokenizer(config.tokenizer, clipShape(config)).map((problem) => ({
       ...problem,
@@ -177,61 +162,9 @@ export const checks: readonly Check<Experiment>[] = [
           },
         ]
       : [],
-  ({ tokenizer, evals }) =>
-    Object.entries(evals).flatMap(([name, { type }]) =>
-      (tokenizer.type === "soundstream") === (type === "sound") || type === "fad"
-        ? []
-        : [
-            tokenizer.type === "soundstream"
-              ? {
-                  path: `evals.${name}`,
-                  message: `the evaluation ${type} looks at clips, and the tokenizer reads sound`,
-                  hint: "use `evals: { sound: '@sound' }`",
-                }
-              : {
-                  path: `evals.${name}`,
-                  message:
-                    "the evaluation sound listens to an audio tokenizer, and this one reads clips",
-                  hint: "use a soundstream tokenizer, or leave it out",
-                },
-          ],
-    ),
   ({ model }) =>
     model ? checkTransformer(model).map((p) => ({ ...p, path: `model.${p.path}` })) : [],
   ({ objective, dataset }) => (objective ? checkObjective(objective, dataset) : []),
-  (config) =>
-    Object.entries(config.evals).flatMap(([name, suite]) => {
-      const sampling = "sampling" in suite ? suite.sampling : undefined;
-      const { objective } = config;
-      if (sampling === undefined) {
-        return [];
-      }
-      const path = `evals.${name}.sampling`;
-      if (objective === undefined) {
-        return [{ path, message: "nothing is sampled without an objective", hint: "leave it out" }];
-      }
-      const known = Object.keys(objective.sampling);
-      const unknown = Object.keys(sampling).find((key) => !known.includes(key));
-      if (unknown !== undefined) {
-        return [
-          {
-            path: `${path}.${unknown}`,
-            message: `the objective ${objective.type} has no sampling.${unknown}`,
-            hint: `its keys are ${known.join(", ")}`,
-          },
-        ];
-      }
-      const changed = withSampling(config, sampling).objective!;
-      return isValid(changed as unknown as Json, objectiveSchema as unknown as JsonSchema)
-        ? checkObjective(changed, config.dataset).map((problem) => ({ ...problem, path }))
-        : [
-            {
-              path,
-              message: `not sampling of the objective ${objective.type}: ${JSON.stringify(sampling)}`,
-              hint: "the keys have the values that objective.sampling allows (docs/config-reference.md)",
-            },
-          ];
-    }),
   ({ model, objective }) =>
     (model === undefined) === (objective === undefined)
       ? []

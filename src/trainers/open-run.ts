@@ -12,7 +12,8 @@ import type { Device } from "../runtime/device.ts";
 import { openDevice } from "../runtime/registry.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import type { Split } from "./context.ts";
-import { type Experiment, experimentSchema, type SamplingChanges } from "./experiment.ts";
+import { type Experiment, experimentSchema } from "./experiment.ts";
+import type { SamplingChanges } from "./suite-checks.ts";
 import { openModalities } from "./modalities.ts";
 import {
   finalCheckpoint,

@@ -96,11 +96,20 @@ describe("tessera generate --task", () => {
     const short = join(output, "short.mkv");
     const two = new Uint8Array(2 * 16 * 16 * 3);
     await writeLossless(short, { data: two, frames: 2, height: 16, width: 16 }, 8);
+    const fast = join(output, "fast.mkv");
+    const five = new Uint8Array(5 * 16 * 16 * 3);
+    await writeLossless(fast, { data: five, frames: 5, height: 16, width: 16 }, 25);
     const fails = async (changes: Partial<TaskRequest>, message: string) =>
       expect(generateTask(run, request(changes))).rejects.toThrow(message);
     await fails({ task: "OP" }, "was not trained for the task OP");
     await fails({}, "needs --text");
     await fails({ text: ["a mauve circle"] }, 'no word "mauve"');
+    await fails({ text: [caption, " "] }, "--text 2 has no words");
+    await fails(
+      { task: "IP", condition: [fast] },
+      "25 frames a second, the model was trained at 8",
+    );
+    await fails({ task: "A2V", audio: [short] }, "has no sound that can be read");
     await fails({ task: "IP" }, "needs --condition");
     await fails({ task: "IP", condition: ["none.mkv"] }, "no such file");
     await fails({ task: "IP", condition: [wrong] }, "frames of 16 x 24, the model takes 16 x 16");

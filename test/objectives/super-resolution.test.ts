@@ -9,10 +9,10 @@ import {
 } from "../../src/models/window-transformer.ts";
 import type { TokenBatch, TokenSpace } from "../../src/objectives/objective.ts";
 import {
-  buildSuperResolution,
   checkSuperResolution,
   type SuperResolutionConfig,
-} from "../../src/objectives/super-resolution/objective.ts";
+} from "../../src/objectives/super-resolution/config.ts";
+import { buildSuperResolution } from "../../src/objectives/super-resolution/objective.ts";
 import { guidancePasses } from "../../src/objectives/super-resolution/sampler.ts";
 import { wordTokenizer } from "../../src/objectives/multimodal/words.ts";
 import type { Device } from "../../src/runtime/device.ts";

@@ -83,13 +83,11 @@ test("a suite with `sampling` judges the same weights under other sampling", asy
 test("chains of tasks are judged after every task, on the clips of the one before", async () => {
   const dir = mkdtempSync(join(tmpdir(), "tessera-chains-"));
   const suites =
-    "evals={factors: {type: factors, clips: 8, train_clips: 60, reader: real, tasks: [IP], chains: [[T2AV, IP, ST], [T2AV, V2A]]}}";
-  const run = (evals: string) =>
-    runExperiment(load(dir, multimodal, "dataset.audio_rate=4000", "dataset.size=64", evals), {
-      output: quiet,
-    });
-  await expect(run(suites)).rejects.toThrow("V2A in T2AV + V2A makes no video");
-  const { scores } = await run(suites.replace(", [T2AV, V2A]", ""));
+    "evals={factors: {type: factors, clips: 8, train_clips: 60, reader: real, tasks: [IP], chains: [[T2AV, IP, ST]]}}";
+  const { scores } = await runExperiment(
+    load(dir, multimodal, "dataset.audio_rate=4000", "dataset.size=64", suites),
+    { output: quiet },
+  );
   const names = scores.map(({ name }) => name).filter((name) => name.includes("chain"));
   expect(names).toEqual(
     ["T2AV", "T2AV+IP", "T2AV+IP+ST"].flatMap((path) =>

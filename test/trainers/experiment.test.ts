@@ -49,6 +49,32 @@ describe("experiment", () => {
     expect(load("trainer.tokenizer.lr=0.123").hash).not.toBe(hash);
   });
 
+  test("evaluations of tasks and of sound are checked before anything is trained", () => {
+    const of = (file: string, ...overrides: string[]) => {
+      try {
+        loadConfig({
+          file: `${configs}/experiments/${file}`,
+          overrides,
+          schema: experimentSchema,
+          checks,
+        });
+      } catch (error) {
+        return (error as ConfigErrors).problems.map(({ path, message }) => `${path}: ${message}`);
+      }
+      return [];
+    };
+    expect(of("videopoet-tiny.yaml", "evals.factors.chains=[[T2AV, IP, OP]]")).toEqual([]);
+    expect(of("videopoet-tiny.yaml", "evals.factors.chains=[[T2AV, V2A]]")).toEqual([
+      "evals.factors.chains: V2A makes no video to go on with",
+    ]);
+    expect(of("videopoet-tiny.yaml", "dataset.audio_rate=0").join()).toContain("tasks with sound");
+    const guided = "+evals.g={type: super-resolution, sampling: {low_guidance: 2}}";
+    expect(of("super-resolution-small.yaml", guided)).toEqual([]);
+    expect(of("super-resolution-small.yaml", guided, "objective.low_dropout=0").join()).toContain(
+      "evals.g.sampling: guidance 2 by the small clip",
+    );
+  });
+
   test("a tokenizer alone is an experiment too", () => {
     expect(problemsOf("~model", "~objective")).toEqual([]);
   });
@@ -61,6 +87,11 @@ describe("experiment", () => {
     [["~model"], "objective"],
     [["name=../escape"], "name"],
     [["evals.frechet.sampling={stepz: 1}"], "evals.frechet.sampling.stepz"],
+    [["+evals.f={type: factors, tasks: [FP]}"], "evals.f.tasks"],
+    [["+evals.f={type: factors, chains: [[FP, FP]]}"], "evals.f.chains"],
+    [["+evals.e={type: efficiency, task: FP}"], "evals.e.task"],
+    [["+evals.s={type: super-resolution}"], "evals.s"],
+    [["dataset={type: video-folder, path: x, frames: 17}", "+evals.f={type: factors}"], "evals.f"],
     [["evals.frechet.sampling={steps: 0}"], "evals.frechet.sampling"],
     [["evals.frechet.sampling={guidance: 2}", "objective.label_dropout=0"], "evals.frechet"],
   ])("%j is a mistake at %s", (overrides, path) => {
