@@ -15,9 +15,9 @@ export interface Stream {
   /** Whether this piece is the beginning of the clip. */
   readonly first: boolean;
   /** From the piece before; empty for the first. */
-  readonly kept: readonly tf.Tensor5D[];
+  readonly kept: readonly tf.Tensor[];
   /** For the next piece; filled while the network runs. */
-  readonly keeps: tf.Tensor5D[];
+  readonly keeps: tf.Tensor[];
 }
 
 let active: Stream | undefined;
@@ -63,7 +63,7 @@ export function leadFrames(
       front.push(begin(kernel - 1));
     }
   } else if (carried > 0) {
-    front.push(active!.kept[active!.keeps.length]!);
+    front.push(active!.kept[active!.keeps.length] as tf.Tensor5D);
   }
   const joined = front.length > 0 ? (tf.concat([...front, x], 1) as tf.Tensor5D) : x;
   if (active && carried > 0) {
@@ -76,4 +76,29 @@ export function leadFrames(
     return tf.slice(joined, [0, stride - kernel, 0, 0, 0], [b, t - stride + kernel, h, w, c]);
   }
   return joined;
+}
+
+/**
+ * All that a layer of attention looks back at: the rows of the pieces before, and those of this one.
+ * What is kept grows with the clip.
+ * @param rows [..., n, d], one row a step in time
+ */
+export function wholePast<T extends tf.Tensor>(rows: T): T {
+  if (!active) {
+    return rows;
+  }
+  const kept = active.kept[active.keeps.length];
+  const joined = active.first || !kept ? rows : (tf.concat([kept, rows], rows.rank - 2) as T);
+  active.keeps.push(joined);
+  return joined;
+}
+
+/** Steps in time that came before this piece; 0 outside of streams. @param count steps of this piece */
+export function stepsBefore(count: number): number {
+  if (!active) {
+    return 0;
+  }
+  const before = active.first ? 0 : active.kept[active.keeps.length]!.size;
+  active.keeps.push(tf.zeros([before + count])); // its length is the message
+  return before;
 }

@@ -6,13 +6,16 @@
  * the frames of a place (causally). The decoder does the same in reverse order.
  *
  * Blocks are pre-norm, with a learned bias-free position embedding a place (space) and a frame (time).
- * Attention over time looks back at all earlier frames, so it does not stream in bounded memory.
+ * Attention over time looks back at all earlier frames: pieces of a clip keep the keys and values of all
+ * before, and a stream is no longer than the clips that the network has places for.
  */
 
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import { dense, layerNorm } from "../models/layers.ts";
 import { normal, type Scope } from "../models/scope.ts";
+import { atBeginning, stepsBefore, wholePast } from "../models/streaming.ts";
 import { attention, type Block, depthToSpace3d, gelu, spaceToDepth3d } from "../runtime/ops.ts";
 import { assembleTokenizer, checkQuantizer, trainingProperties } from "./autoencoder.ts";
 import type { Problem } from "./cnn.ts";
@@ -106,7 +109,8 @@ function block(scope: Scope, config: CvivitConfig, causal: boolean) {
     let flat = tf.reshape<tf.Rank.R2>(x, [rows * n, hidden]);
     const qkv = tf.reshape(project(norm1(flat)), [rows, n, 3 * heads, hidden / heads]);
     const [query, key, value] = tf.split<tf.Tensor4D>(tf.transpose(qkv, [0, 2, 1, 3]), 3, 1);
-    const seen = tf.transpose(attention(query!, key!, value!, { causal }), [0, 2, 1, 3]);
+    const [keys, values] = causal ? [wholePast(key!), wholePast(value!)] : [key!, value!];
+    const seen = tf.transpose(attention(query!, keys, values, { causal }), [0, 2, 1, 3]);
     flat = tf.add(flat, merge(tf.reshape(seen, [rows * n, hidden])));
     flat = tf.add(flat, down(gelu(up(norm2(flat)))));
     return tf.reshape(flat, [rows, n, hidden]);
@@ -128,6 +132,13 @@ function trunk(scope: Scope, config: CvivitConfig, grid: Block, order: readonly 
   const norm = layerNorm(scope.child("norm"), { width: hidden });
   return (x: tf.Tensor5D): tf.Tensor5D => {
     const [b, t, h, w] = x.shape;
+    const before = stepsBefore(t);
+    if (before + t > frames) {
+      throw new UserError(
+        `C-ViViT has places for ${frames} latent frames and got ${before + t}`,
+        "build it for longer clips (dataset.frames), or use a convolutional tokenizer, which takes any length",
+      );
+    }
     let y = x;
     for (const axis of order) {
       if (axis === "space") {
@@ -138,7 +149,7 @@ function trunk(scope: Scope, config: CvivitConfig, grid: Block, order: readonly 
       } else {
         const columns = tf.transpose(tf.reshape(y, [b, t, h * w, hidden]), [0, 2, 1, 3]);
         let rows = tf.reshape<tf.Rank.R3>(columns, [b * h * w, t, hidden]);
-        rows = tf.add(rows, tf.slice(time, [0, 0, 0], [1, t, hidden]));
+        rows = tf.add(rows, tf.slice(time, [0, before, 0], [1, t, hidden]));
         rows = temporal.reduce((z, one) => one(z), rows);
         const back = tf.transpose(tf.reshape(rows, [b, h * w, t, hidden]), [0, 2, 1, 3]);
         y = tf.reshape(back, [b, t, h, w, hidden]);
@@ -156,7 +167,7 @@ export function build(config: CvivitConfig, clip: ClipShape, scope: Scope): Toke
   const rest: Block = [frames, side, side];
   const pixels = 3 * side * side;
 
-  const tokenizer = assembleTokenizer(config, clip, scope, {
+  return assembleTokenizer(config, clip, scope, {
     causal: true,
     latents,
     encoder(at, width) {
@@ -166,6 +177,9 @@ export function build(config: CvivitConfig, clip: ClipShape, scope: Scope): Toke
       const project = dense(at.child("project"), { inputs: hidden, outputs: width });
       return (x) => {
         const [b, t, h, w, c] = x.shape;
+        if (!atBeginning()) {
+          return project(run(embedRest(spaceToDepth3d(x, rest)) as tf.Tensor5D)) as tf.Tensor5D;
+        }
         const one = tf.slice(x, [0, 0, 0, 0, 0], [b, 1, h, w, c]);
         const parts = [embedFirst(spaceToDepth3d(one, first)) as tf.Tensor5D];
         if (t > 1) {
@@ -182,6 +196,9 @@ export function build(config: CvivitConfig, clip: ClipShape, scope: Scope): Toke
       const headRest = dense(at.child("rest"), { inputs: hidden, outputs: frames * pixels });
       return (z) => {
         const y = run(stem(z) as tf.Tensor5D);
+        if (!atBeginning()) {
+          return depthToSpace3d(headRest(y) as tf.Tensor5D, rest);
+        }
         const [b, t, h, w, c] = y.shape;
         const one = tf.slice(y, [0, 0, 0, 0, 0], [b, 1, h, w, c]);
         const parts = [depthToSpace3d(headFirst(one) as tf.Tensor5D, first)];
@@ -193,5 +210,4 @@ export function build(config: CvivitConfig, clip: ClipShape, scope: Scope): Toke
       };
     },
   });
-  return { ...tokenizer, streams: false };
 }

@@ -1,7 +1,8 @@
 /**
  * @file Encoding and decoding of clips of any length, piece by piece, with a causal tokenizer. What a
  * piece needs of the past are the few frames that each layer looks back, so memory does not grow with
- * the length, and the pieces' results joined are those of the whole clip.
+ * the length, and the pieces' results joined are those of the whole clip. C-ViViT looks back at all
+ * frames and has places for those of its own clips: it takes clips up to that length.
  *
  * The first piece has 1 + s·n frames, later ones s·n, with s the temporal down-sampling; one of n
  * latents each (the first: 1 + n). A piece of another length is another compiled function.
@@ -30,8 +31,8 @@ function piecewise(
 ): Piecewise {
   const compiled = [true, false].map((first) =>
     device.compile(`${name}-${first ? "first" : "next"}`, ({ piece, ...inputs }) => {
-      const kept = Object.keys(inputs).map((_, i) => inputs[`kept${i}`] as tf.Tensor5D);
-      const stream = { first, kept, keeps: [] as tf.Tensor5D[] };
+      const kept = Object.keys(inputs).map((_, i) => inputs[`kept${i}`] as tf.Tensor);
+      const stream = { first, kept, keeps: [] as tf.Tensor[] };
       const outputs = withStream(stream, () => run(piece!));
       const keeps = stream.keeps.map((frames, i) => [`kept${i}`, frames] as const);
       return { ...outputs, ...Object.fromEntries(keeps) };
@@ -59,7 +60,7 @@ function assertStreams(tokenizer: Tokenizer): void {
   if (!tokenizer.causal || tokenizer.streams === false) {
     throw new UserError(
       `a tokenizer of type ${tokenizer.type} cannot take clips piece by piece`,
-      "use a causal convolutional tokenizer: magvit2, vqgan or patches",
+      "use a causal tokenizer: magvit2, vqgan, patches or cvivit, without a diffusion decoder",
     );
   }
 }
