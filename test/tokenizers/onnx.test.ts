@@ -80,6 +80,51 @@ describe("external tokenizers", () => {
     }
   });
 
+  const small = { base_channels: 4, channel_multipliers: [1, 2], spatial_strides: [2], blocks: 1, bottleneck_blocks: 1, norm_groups: 2, patch_size: 2 }; // biome-ignore format: one network
+  const networks = [
+    { type: "magvit2", ...small, temporal_strides: [2], down: "blur-pool", padding: "reflect" },
+    { type: "magvit", ...small, temporal_strides: [3], norm_scope: "frame" },
+    { type: "vqgan", ...small, padding: "replicate" },
+    { type: "cvivit", hidden: 8, heads: 2, spatial_blocks: 1, temporal_blocks: 1, patch_size: 4 },
+    { type: "patches", temporal_patch_size: 2 },
+  ];
+  const quantizers = [
+    { type: "vq", size: 16, width: 4, factor_size: 4 },
+    { type: "vq", size: 8, width: 4, groups: 2, distance: "cosine" },
+    { type: "rvq", size: 8, width: 4, levels: 3 },
+    { type: "gumbel", size: 8, width: 4, logits: "distance" },
+    { type: "ibq", size: 8, width: 4 },
+    { type: "lfq", bits: 18, factor_bits: 9 },
+    { type: "bsq", bits: 7 },
+    { type: "fsq", levels: [8, 5, 5], factor_size: 16 },
+    { type: "spae", size: 8, width: 4, strides: [2, 1] },
+  ];
+  // Each quantizer with two networks, each network with several quantizers.
+  const pairs = quantizers.flatMap((quantizer, i) =>
+    [0, 2].map((step) => ({ ...networks[(i + step) % networks.length]!, quantizer })),
+  );
+  it.each(pairs)(
+    "$type with $quantizer.type: the files tokenize as the native engine",
+    async (config) => {
+      const native = await openDevice({ type: "cpu", threads: 1 });
+      const own = buildTokenizer(full(config), clip, Scope.root(4));
+      const made = exportTokenizer(own, 2);
+      const outside = open({
+        ...made.config,
+        encoder: store("any-encoder.onnx", made.encoder),
+        decoder: store("any-decoder.onnx", made.decoder),
+      });
+      const expected = await hostEncoder(native, own, "own")(bytes(3));
+      const actual = await hostEncoder(native, outside, "outside")(bytes(3));
+      expect(actual.ids.data).toEqual(expected.ids.data);
+      const pixels = await hostDecoder(native, own, "own")(expected.ids);
+      const decoded = await hostDecoder(native, outside, "outside")(actual.ids);
+      expect(worstError(decoded.data, pixels.data)).toBeLessThan(1); // bytes, or one beside a border
+      native.dispose();
+      device.activate();
+    },
+  );
+
   it("channels first, pixels in [0, 1], ids in front, codes left out", async () => {
     const own = buildTokenizer(magvit2Config, clip, Scope.root(4));
     const [t, h, w] = own.grid;
