@@ -257,7 +257,7 @@ describe("causal tokenizers", () => {
           // Frames [from, from + count) of both clips.
           const { shape, data } = expected[name]!;
           const size = data.length / 2 / shape[1]!;
-          return [0, 1].flatMap((clip) => Array.from(data.slice((clip * shape[1]! + from) * size, (clip * shape[1]! + from + count) * size)]); // biome-ignore format: one call
+          return [0, 1].flatMap((clip) => Array.from(data.slice((clip * shape[1]! + from) * size, (clip * shape[1]! + from + count) * size))); // biome-ignore format: one call
         };
         let latent = 0;
         for (const [i, n] of latents.entries()) {
