@@ -1,9 +1,8 @@
 /** @file Worker threads for rendering and decoding, behind one function a task. */
 
-import { createRequire } from "node:module";
 import { extname } from "node:path";
-import { pathToFileURL } from "node:url";
 import { Tinypool } from "tinypool";
+import { sourceArguments } from "../runtime/own-source.ts";
 
 /** A pool of some number of threads, shared by all that use it at a time. */
 interface Shared {
@@ -64,14 +63,6 @@ function start(workers: number): Tinypool {
     filename: new URL(`./worker${extname(import.meta.url)}`, import.meta.url).href,
     minThreads: workers,
     maxThreads: workers,
-    // Run from sources (tests), a thread needs the TypeScript loader that its parent has.
-    execArgv: import.meta.url.endsWith(".ts") ? ["--import", typescriptLoader()] : [],
+    execArgv: sourceArguments(import.meta.url),
   });
-}
-
-/** A module that teaches a thread TypeScript; tsx's own entry does so in the main thread only. */
-function typescriptLoader(): string {
-  const api = pathToFileURL(createRequire(import.meta.url).resolve("tsx/esm/api")).href;
-  const source = `import { register } from ${JSON.stringify(api.replace(/\.cjs$/, ".mjs"))}; register();`;
-  return `data:text/javascript,${encodeURIComponent(source)}`;
 }
