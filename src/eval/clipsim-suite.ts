@@ -5,9 +5,11 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import * as tf from "@tensorflow/tfjs-core";
+import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
-import { type Clip, openClip } from "../models/features/clip.ts";
+import { type Clip, clipB32, openClip } from "../models/features/clip.ts";
 import { type ClipText, readClipText } from "../models/features/clip-text.ts";
 import type { Device } from "../runtime/device.ts";
 import { type HostTensor, int32, uint8 } from "../runtime/tensors.ts";
@@ -91,7 +93,21 @@ async function run(config: ClipsimConfig, name: string, context: EvalContext): P
   } finally {
     weights.close();
   }
-  const judge = new Judge(device, clip, readClipText(merges));
+  const published = isDeepStrictEqual(clip.options, clipB32);
+  if (!published) {
+    context.warn(
+      `${found.paths.join()} is not a ViT-B/32: its scores are named clipsim:other and compare with none published`,
+    );
+  }
+  const words = readClipText(merges);
+  if (words.size > clip.options.vocabulary) {
+    clip.scope.dispose();
+    throw new UserError(
+      `${merges} makes ${words.size} tokens, the network in ${found.paths.join()} knows ${clip.options.vocabulary}`,
+      "give the merges that belong to the weights",
+    );
+  }
+  const judge = new Judge(device, clip, words);
   try {
     const dataset = await context.dataset(config.split);
     const chosen = chooseClips(dataset.size, config.clips, config.seed);
@@ -137,6 +153,7 @@ async function run(config: ClipsimConfig, name: string, context: EvalContext): P
     const choices = {
       ...clipChoices(stream, config.seed),
       weights_sha256: found.sha256,
+      ...(published ? {} : { network: clip.options }),
       text: config.text,
       ...(config.text === "class" ? { sentence: config.sentence } : {}),
     };
@@ -148,7 +165,7 @@ async function run(config: ClipsimConfig, name: string, context: EvalContext): P
           better: quantity === "real" ? "none" : "higher",
           n: values.length,
         },
-        "clipsim:vit-b32",
+        published ? "clipsim:vit-b32" : "clipsim:other",
         { ...choices, of: subject },
       );
     return [

@@ -1,19 +1,24 @@
 /**
- * @file Suite `fad`: the Fréchet audio distance between two disjoint halves of a data set's sound,
- * which is the floor that any generator's sound is held against, and `audioDistance`, the distance
- * itself between any two sets of sounds. Needs the published VGGish.
+ * @file Suite `fad`: the Fréchet audio distance of what an audio tokenizer decodes to the sounds
+ * themselves, and between two disjoint halves of a data set's sound, the floor that any generator's sound
+ * is held against; `audioDistance` is the distance between any two sets. Needs the published VGGish.
  */
 
+import { isDeepStrictEqual } from "node:util";
 import type * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import {
   openVggish,
+  type VggishOptions,
   vggishExamples,
   vggishFeatures,
   vggishFrontEnd,
+  vggishSizes,
 } from "../models/features/vggish.ts";
 import type { Device } from "../runtime/device.ts";
+import { float32 } from "../runtime/tensors.ts";
+import { hostReconstructor } from "../tokenizers/host.ts";
 import { chooseClips, clipKeys } from "./clips.ts";
 import { FeatureStatistics, frechetDistance } from "./distribution/frechet.ts";
 import { type FoundWeights, findWeights, missingWeights, openFound } from "./networks/published.ts";
@@ -32,7 +37,7 @@ export const schema = closed(
   },
   {
     description:
-      "Fréchet audio distance between halves of the data set's sound, on published weights.",
+      "Fréchet audio distance of an audio tokenizer's sound, and between halves of the data set's, on published weights.",
   },
 );
 
@@ -42,6 +47,9 @@ export type FadConfig = Static<typeof schema>;
 export interface SoundFeatures {
   /** Embeddings [examples, 128] of mono sound at `rate` Hz. Throws a UserError when it is too short. */
   embed(samples: Float32Array, rate: number): Promise<Float32Array>;
+  readonly options: VggishOptions;
+  /** Whether the network has the published one's widths. */
+  readonly published: boolean;
   dispose(): void;
 }
 
@@ -72,6 +80,8 @@ export function openSoundFeatures(device: Device, found: FoundWeights): SoundFea
     features: vggish.features(examples as tf.Tensor4D),
   }));
   return {
+    options: vggish.options,
+    published: isDeepStrictEqual(vggish.options, vggishSizes),
     async embed(samples, rate) {
       const sound = resample(samples, rate, vggishFrontEnd.sampleRate);
       const { features } = await run({ examples: vggishExamples(sound) });
@@ -111,39 +121,85 @@ async function run(config: FadConfig, name: string, context: EvalContext): Promi
     context.warn(missingWeights("vggish"));
     return [];
   }
+  const count = Math.min(config.clips, Math.floor(dataset.size / 2));
+  if (count === 0) {
+    throw new UserError(
+      "the Fréchet audio distance needs two sets of sounds, and the split has one sound",
+      `use a larger split or switch the suite off with evals.${name}=null`,
+    );
+  }
   context.device.activate();
   const network = openSoundFeatures(context.device, found);
   try {
-    const count = Math.min(config.clips, Math.floor(dataset.size / 2));
     const chosen = chooseClips(dataset.size, 2 * count, config.seed);
-    const sets: [Float32Array[], Float32Array[]] = [[], []];
+    const decode = decoderOf(context);
+    const sets: Float32Array[][] = [[], []];
+    const [originals, decoded]: [Float32Array[], Float32Array[]] = [[], []];
     for (const [i, index] of chosen.entries()) {
       const { audio, id } = await dataset.get(index, 0);
       if (!audio) {
         throw new UserError(`the clip ${id} has no sound`);
       }
-      sets[i < count ? 0 : 1].push(await network.embed(audio, dataset.audioRate));
+      sets[i < count ? 0 : 1]!.push(await network.embed(audio, dataset.audioRate));
+      if (decode && i < count) {
+        const part = audio.subarray(0, context.tokenizer.clip.samples);
+        originals.push(await network.embed(part, dataset.audioRate));
+        decoded.push(await network.embed(await decode(part), dataset.audioRate));
+      }
       context.progress("sounds", i + 1, chosen.length);
     }
-    const rows = sets[0].reduce((sum, part) => sum + part.length, 0) / vggishFeatures;
+    const rows = sets[0]!.reduce((sum, part) => sum + part.length, 0) / vggishFeatures;
     if (rows <= vggishFeatures) {
       context.warn(
         `${rows} examples do not fill ${vggishFeatures} feature dimensions: the distance is finite but depends on the count more than on the sound`,
       );
     }
-    const value = audioDistance(...sets);
+    if (!network.published) {
+      context.warn(
+        `${found.paths.join()} is not VGGish by its widths: its scores are named fad:other and compare with none published`,
+      );
+    }
+    const of = (quantity: string, value: number, better: Score["better"], subject: string): Score =>
+      score(
+        { name: `${name}/${quantity}`, value, better, n: count },
+        network.published ? "fad:vggish" : "fad:other",
+        {
+          dataset: { type: dataset.type, size: dataset.size, rate: dataset.audioRate },
+          split: dataset.split,
+          clips: count,
+          sampling_seed: config.seed,
+          fingerprint: dataset.fingerprint,
+          weights_sha256: found.sha256,
+          ...(network.published ? {} : { network: network.options }),
+          of: subject,
+        },
+      );
+    const floor = audioDistance(sets[0]!, sets[1]!);
     return [
-      score({ name: `${name}/real_floor`, value, better: "none", n: count }, "fad:vggish", {
-        dataset: { type: dataset.type, size: dataset.size, rate: dataset.audioRate },
-        split: dataset.split,
-        clips: count,
-        sampling_seed: config.seed,
-        fingerprint: dataset.fingerprint,
-        weights_sha256: found.sha256,
-        of: "two disjoint sets of real sounds",
-      }),
+      ...(decode
+        ? [of("reconstruction", audioDistance(originals, decoded), "lower", "decoded sounds against themselves")] // biome-ignore format: one score
+        : []),
+      of("real_floor", floor, "none", "two disjoint sets of real sounds"),
     ];
   } finally {
     network.dispose();
   }
+}
+
+/** Sound through an audio tokenizer and back; nothing for tokenizers of pictures. */
+function decoderOf({
+  tokenizer,
+  device,
+}: EvalContext): ((sound: Float32Array) => Promise<Float32Array>) | undefined {
+  const { samples } = tokenizer.clip;
+  if (tokenizer.modality !== "audio" || !samples) {
+    return undefined;
+  }
+  const reconstruct = hostReconstructor(device, tokenizer, "eval/fad/reconstruct");
+  return async (sound) => {
+    const input = new Float32Array(samples);
+    input.set(sound);
+    const { data } = await reconstruct(float32([1, samples, 1, 1, 1], input));
+    return (data as Float32Array).slice(0, sound.length);
+  };
 }

@@ -63,6 +63,19 @@ const lpipsChoices = {
 } as const;
 const ssimChoices = { range: "0..255", spread } as const;
 
+const clipsimChoices = {
+  input: "antialiased bicubic, shorter side to the network's (224), centre crop, CLIP's statistics",
+  average: "frames, then clips",
+  spread,
+};
+
+const fadChoices = {
+  features: "128 of VGGish, no last ReLU, no PCA",
+  input: "16 kHz mono, log-mel of 96 x 64, no overlap",
+  covariance: "unbiased",
+  distance: "symmetric form, float64",
+};
+
 const bitstreamChoices = {
   file: "one file of all clips, decoded again and compared",
   pixels: "original T x H x W",
@@ -309,22 +322,22 @@ export const protocols = {
   "clipsim:vit-b32": {
     measures:
       "CLIPSIM (GODIVA, NÜWA): cosine of CLIP ViT-B/32's embeddings of a frame and of the clip's text, averaged over frames, then over clips.",
-    fixed: {
-      network: "CLIP ViT-B/32",
-      input: "antialiased bicubic, shorter side to 224, centre crop, CLIP's statistics",
-      average: "frames, then clips",
-      spread,
-    },
+    fixed: { network: "CLIP ViT-B/32", ...clipsimChoices },
+  },
+  "clipsim:other": {
+    measures:
+      "As clipsim:vit-b32, on a CLIP of other sizes (they are among the choices): its values compare with no published ones.",
+    fixed: clipsimChoices,
   },
   "fad:vggish": {
     measures:
       "Fréchet audio distance (Kilgour et al. 2019) on VGGish embeddings of 0.96 s, without the last ReLU and the PCA.",
-    fixed: {
-      features: "128 of VGGish, no last ReLU, no PCA",
-      input: "16 kHz mono, log-mel of 96 x 64, no overlap",
-      covariance: "unbiased",
-      distance: "symmetric form, float64",
-    },
+    fixed: fadChoices,
+  },
+  "fad:other": {
+    measures:
+      "As fad:vggish, on a VGGish of other widths (they are among the choices): its values compare with no published ones.",
+    fixed: fadChoices,
   },
   "probe:attentive": {
     measures:

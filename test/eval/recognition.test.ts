@@ -18,6 +18,7 @@ import { Scope } from "../../src/models/scope.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
 import { float32, sizeOf } from "../../src/runtime/tensors.ts";
 import { permuted } from "../../src/runtime/weight-files/weights.ts";
+import { fastDevices } from "../models/features/formula.ts";
 import { blockTokenizer, context, shapes } from "./fakes.ts";
 import { golden, mulberry } from "./golden.ts";
 
@@ -30,8 +31,8 @@ const symmetric = (seed: number, count: number): Float64Array =>
   Float64Array.from({ length: count }, (_, i) => (2 * mulberry(seed, i)) / 2 ** 32 - 1);
 
 describe("V-JEPA's attentive classifier", () => {
-  it("agrees with the golden", async () => {
-    const device = await openDevice({ type: "cpu" });
+  it.each(fastDevices)("agrees with the golden on %s", async (type) => {
+    const device = await openDevice({ type });
     const scope = Scope.root(0);
     const classify = attentiveClassifier(scope, { width: 16, heads: 4, classes: 5 });
     const names: { [golden: string]: string } = {

@@ -8,6 +8,8 @@ import { gunzipSync } from "node:zlib";
 import { UserError } from "../../config/errors.ts";
 
 export interface ClipText {
+  /** How many different tokens it makes. */
+  readonly size: number;
   /** Ids padded with `pad` to the context's length, and the place of the end token. */
   encode(text: string, context: number): { readonly ids: Int32Array; readonly end: number };
 }
@@ -81,6 +83,7 @@ export function clipText(merges: readonly (readonly [string, string])[]): ClipTe
     return found;
   };
   return {
+    size: vocabulary.length,
     encode(text, context) {
       const clean = text.replace(/\s+/g, " ").trim().toLowerCase();
       const tokens = Array.from(clean.matchAll(pieces), ([piece]) => encodePiece(piece)).flat();

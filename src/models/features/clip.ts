@@ -250,8 +250,47 @@ export function loadClip(clip: Clip, weights: Weights): string {
   return assignWeights(clip.scope, weights, [ownLayout, openaiLayout, hubLayout], "CLIP");
 }
 
+/**
+ * The sizes of the network whose weights these are, by the shapes of its tensors, as OpenAI's own loader
+ * finds them: heads are 64 wide. ViT-B/32's where the file is not recognised; loading then says what it
+ * lacks.
+ */
+export function clipOptionsOf({ tensors }: Weights): ClipOptions {
+  const shape = (...names: string[]): readonly number[] | undefined =>
+    names.map((name) => tensors.get(name)?.shape).find((found) => found !== undefined);
+  const depth = (...patterns: RegExp[]): number =>
+    Math.max(0, ...patterns.flatMap((pattern) => [...tensors.keys()].map((name) => Number(pattern.exec(name)?.[1] ?? -1) + 1))); // biome-ignore format: one call
+  const own = shape("image/patch/kernel"); // [p, p, 3, width]
+  const kernel = shape("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"); // [width, 3, p, p]
+  const places = shape("image/positions", "visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"); // biome-ignore format: one call
+  const table = shape("text/tokens/table", "token_embedding.weight", "text_model.embeddings.token_embedding.weight"); // biome-ignore format: one call
+  const order = shape("text/positions", "positional_embedding", "text_model.embeddings.position_embedding.weight"); // biome-ignore format: one call
+  const projected = shape("image/project/kernel", "visual.proj");
+  const projection = shape("visual_projection.weight"); // [embedding, width]
+  const embedding = projected?.at(-1) ?? projection?.[0];
+  const patch = own?.[0] ?? kernel?.[2];
+  const imageWidth = own?.[3] ?? kernel?.[0];
+  if (!patch || !imageWidth || !places || !table || !order || !embedding) {
+    return clipB32;
+  }
+  const [vocabulary, textWidth] = table as [number, number];
+  return {
+    image: Math.round(Math.sqrt(places[0]! - 1)) * patch,
+    patch,
+    imageWidth,
+    imageDepth: depth(/^image\/block(\d+)\//, /^visual\.transformer\.resblocks\.(\d+)\./, /^vision_model\.encoder\.layers\.(\d+)\./), // biome-ignore format: one call
+    imageHeads: Math.max(1, Math.floor(imageWidth / 64)),
+    vocabulary,
+    context: order[0]!,
+    textWidth,
+    textDepth: depth(/^text\/block(\d+)\//, /^transformer\.resblocks\.(\d+)\./, /^text_model\.encoder\.layers\.(\d+)\./), // biome-ignore format: one call
+    textHeads: Math.max(1, Math.floor(textWidth / 64)),
+    embedding,
+  };
+}
+
 /** Build and fill. The device that the variables shall belong to must be active. */
-export function openClip(weights: Weights, options: ClipOptions = clipB32): Clip {
+export function openClip(weights: Weights, options: ClipOptions = clipOptionsOf(weights)): Clip {
   const clip = buildClip(Scope.blank(0), options);
   loadClip(clip, weights);
   return clip;

@@ -112,8 +112,21 @@ export function vggishExamples(samples: Float32Array | Float64Array): HostTensor
   );
 }
 
+/** Widths of the six convolutions and of the first two dense layers. */
+export interface VggishOptions {
+  readonly convolutions: readonly [number, number, number, number, number, number];
+  readonly dense: readonly [number, number];
+}
+
+/** The published network's. */
+export const vggishSizes: VggishOptions = {
+  convolutions: [64, 128, 256, 256, 512, 512],
+  dense: [4096, 4096],
+};
+
 export interface Vggish {
   readonly scope: Scope;
+  readonly options: VggishOptions;
   /**
    * Examples [N, 96, 64, 1] to embeddings [N, 128].
    * @param relu the last ReLU; the Fréchet audio distance leaves it out
@@ -121,38 +134,42 @@ export interface Vggish {
   features(examples: tf.Tensor4D, relu?: boolean): tf.Tensor2D;
 }
 
-/** Convolutions: width, torchvggish's index, a max pool behind it. */
+/** Convolutions: torchvggish's index, a max pool behind it. */
 const convolutions = [
-  [64, 0, true],
-  [128, 3, true],
-  [256, 6, false],
-  [256, 8, true],
-  [512, 11, false],
-  [512, 13, true],
+  [0, true],
+  [3, true],
+  [6, false],
+  [8, true],
+  [11, false],
+  [13, true],
 ] as const;
 
 /** Build the network's variables in `scope`, all zeros; `loadVggish` fills them. */
-export function buildVggish(scope: Scope): Vggish {
+export function buildVggish(scope: Scope, options: VggishOptions = vggishSizes): Vggish {
   let inputs = 1;
   const layers: Layer2D[] = [];
-  for (const [i, [outputs, , pool]] of convolutions.entries()) {
-    const options = { inputs, outputs, kernel: [3, 3], pad: [1, 1] } as const;
-    layers.push(frozenConv2d(scope.child(`conv${i}`), options));
+  for (const [i, [, pool]] of convolutions.entries()) {
+    const outputs = options.convolutions[i]!;
+    const sizes = { inputs, outputs, kernel: [3, 3], pad: [1, 1] } as const;
+    layers.push(frozenConv2d(scope.child(`conv${i}`), sizes));
     if (pool) {
       layers.push((x) => tf.maxPool(x, 2, 2, "valid"));
     }
     inputs = outputs;
   }
+  const [first, second] = options.dense;
+  const flatSize = 6 * 4 * inputs;
   const dense = [
-    frozenDense(scope.child("fc0"), { inputs: 6 * 4 * 512, outputs: 4096, relu: true }),
-    frozenDense(scope.child("fc1"), { inputs: 4096, outputs: 4096, relu: true }),
-    frozenDense(scope.child("fc2"), { inputs: 4096, outputs: vggishFeatures }),
+    frozenDense(scope.child("fc0"), { inputs: flatSize, outputs: first, relu: true }),
+    frozenDense(scope.child("fc1"), { inputs: first, outputs: second, relu: true }),
+    frozenDense(scope.child("fc2"), { inputs: second, outputs: vggishFeatures }),
   ];
   return {
     scope,
+    options,
     features(examples, relu = false) {
-      const maps = layers.reduce((x, layer) => layer(x), examples); // [N, 6, 4, 512]
-      const flat: tf.Tensor = tf.reshape(maps, [examples.shape[0], 6 * 4 * 512]);
+      const maps = layers.reduce((x, layer) => layer(x), examples); // [N, 6, 4, C]
+      const flat: tf.Tensor = tf.reshape(maps, [examples.shape[0], flatSize]);
       const y = dense.reduce((x, layer) => layer(x), flat) as tf.Tensor2D;
       return relu ? tf.relu(y) : y;
     },
@@ -166,7 +183,7 @@ const torchLayout: WeightLayout = {
     const [, kind, index, part] = /^(conv|fc)(\d)\/(kernel|bias)$/.exec(variable) ?? [];
     const name =
       kind === "conv"
-        ? `features.${convolutions[Number(index)]![1]}`
+        ? `features.${convolutions[Number(index)]![0]}`
         : `embeddings.${2 * Number(index)}`;
     if (part === "bias") {
       return take(`${name}.bias`);
@@ -202,9 +219,27 @@ export function loadVggish(vggish: Vggish, weights: Weights): string {
   return assignWeights(vggish.scope, weights, layouts, "VGGish");
 }
 
+/** The widths of the network whose weights these are, by its biases; the published ones when unknown. */
+export function vggishOptionsOf({ tensors }: Weights): VggishOptions {
+  const width = (variable: string): number | undefined => {
+    const names = [torchLayout, tensorflowLayout].flatMap(
+      (layout) => layout.recipe(variable)!.needs,
+    );
+    return [variable, ...names].map((name) => tensors.get(name)?.shape.at(-1)).find((found) => found !== undefined); // biome-ignore format: one call
+  };
+  const conv = convolutions.map((_, i) => width(`conv${i}/bias`));
+  const dense = [width("fc0/bias"), width("fc1/bias")];
+  return [...conv, ...dense].includes(undefined)
+    ? vggishSizes
+    : {
+        convolutions: conv as unknown as VggishOptions["convolutions"],
+        dense: dense as unknown as VggishOptions["dense"],
+      };
+}
+
 /** Build and fill. The device that the variables shall belong to must be active. */
 export function openVggish(weights: Weights): Vggish {
-  const vggish = buildVggish(Scope.blank(0));
+  const vggish = buildVggish(Scope.blank(0), vggishOptionsOf(weights));
   loadVggish(vggish, weights);
   return vggish;
 }

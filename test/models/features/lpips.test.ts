@@ -130,6 +130,30 @@ describe.each(fastDevices)("LPIPS on %s", (type) => {
 });
 
 describe("LPIPS", () => {
+  it("reads the lpips package's own state and says what a wrong file lacks", async () => {
+    const device = await openDevice({ type: "reference" });
+    const slices: { [index: number]: number } = { 0: 1, 3: 2, 6: 3, 8: 4, 10: 5 };
+    openLpips(
+      "alexnet",
+      formulaWeights("alexnet", (index) => `net.slice${slices[index]}.${index}`),
+    );
+    expect(() => openLpips("vgg16", formulaWeights("alexnet"))).toThrow(/features\.2\.weight/);
+    const bad = weightsOf(
+      [...formulaWeights("alexnet").tensors].map(([name, stored]) => {
+        const { shape, data } = stored.read();
+        const values = Float32Array.from(data as Float32Array);
+        values[3] = name === "features.6.weight" ? Number.NaN : values[3]!;
+        return [name, float32(shape, values)];
+      }),
+    );
+    expect(() => openLpips("alexnet", bad)).toThrow(/"features\.6\.weight".*NaN/);
+    const lpips = buildLpips(Scope.blank(0), "vgg16");
+    expect(() => lpips.features(tf.zeros([1, 15, 40, 3]))).toThrow(/at least 16/);
+    device.dispose();
+  });
+});
+
+describe.each([...fastDevices, "reference"] as const)("LPIPS's arithmetic on %s", (type) => {
   it("scales its input and compares one stage as the golden does, in both norms", async () => {
     const want = golden<{
       lpips: number;
@@ -137,7 +161,7 @@ describe("LPIPS", () => {
       scaling_input: number[][][];
       scaling_output: number[][][];
     }>("lpips_arithmetic");
-    const device = await openDevice({ type: "reference" });
+    const device = await openDevice({ type });
     const relu = (seed: number): HostTensor =>
       toLast(
         sym(seed, 120).map((x) => Math.max(0, x)),
@@ -158,28 +182,6 @@ describe("LPIPS", () => {
     expect(out["torchmetrics"]!.data[0]).toBeCloseTo(want.torchmetrics_eps, 6);
     const after = toLast(Float32Array.from(want.scaling_output.flat(3)), [3, 2, 2]).data;
     out["scaled"]!.data.forEach((value, i) => expect(value).toBeCloseTo(after[i]!, 5));
-    device.dispose();
-  });
-
-  it("reads the lpips package's own state and says what a wrong file lacks", async () => {
-    const device = await openDevice({ type: "reference" });
-    const slices: { [index: number]: number } = { 0: 1, 3: 2, 6: 3, 8: 4, 10: 5 };
-    openLpips(
-      "alexnet",
-      formulaWeights("alexnet", (index) => `net.slice${slices[index]}.${index}`),
-    );
-    expect(() => openLpips("vgg16", formulaWeights("alexnet"))).toThrow(/features\.2\.weight/);
-    const bad = weightsOf(
-      [...formulaWeights("alexnet").tensors].map(([name, stored]) => {
-        const { shape, data } = stored.read();
-        const values = Float32Array.from(data as Float32Array);
-        values[3] = name === "features.6.weight" ? Number.NaN : values[3]!;
-        return [name, float32(shape, values)];
-      }),
-    );
-    expect(() => openLpips("alexnet", bad)).toThrow(/"features\.6\.weight".*NaN/);
-    const lpips = buildLpips(Scope.blank(0), "vgg16");
-    expect(() => lpips.features(tf.zeros([1, 15, 40, 3]))).toThrow(/at least 16/);
     device.dispose();
   });
 });
