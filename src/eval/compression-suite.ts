@@ -19,12 +19,15 @@ import { bjontegaard, qualityAt, rateAt, type RatePoint } from "./compression/bj
 import { TokenCodec, type TokenVideo } from "./compression/codec.ts";
 import { openSequences, sequencesSchema } from "./compression/sequences.ts";
 import { type CodecName, codecNames, codecs, findCodecs } from "./compression/codecs.ts";
+import {
+  openLpipsJudge,
+  type PictureQuality,
+  type QualityJudge,
+  qualityJudge,
+} from "./compression/quality.ts";
 import { fromMosaic, mosaicGrid, mosaicOf } from "./compression/mosaic.ts";
 import { CoderFailure, codeInOwnProcess } from "./compression/own-process.ts";
-import { msSsimClip, smallestMsSsimSide } from "./ms-ssim.ts";
 import { clipChoices, type ProtocolName, score } from "./protocols.ts";
-import { frameErrors, psnrPerFrame } from "./psnr.ts";
-import { smallestSide, ssimClip } from "./ssim.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 
@@ -38,6 +41,10 @@ export const schema = closed(
       description: "How many clips; all of the split when it has fewer.",
     }),
     sequences: Type.Optional(sequencesSchema),
+    lpips: Type.Union([Type.Literal("none"), Type.Literal("alexnet"), Type.Literal("vgg16")], {
+      default: "none",
+      description: "LPIPS of every point too, on this trunk. Needs its published weights.",
+    }),
     codecs: Type.Array(Type.Enum([...codecNames]), {
       uniqueItems: true,
       default: ["x264", "x265", "svt-av1", "vp9"],
@@ -51,7 +58,7 @@ export const schema = closed(
 export type CompressionConfig = Static<typeof schema>;
 
 /** One measured point: a file size and what its pictures are worth. */
-export interface RatePicture {
+export interface RatePicture extends PictureQuality {
   /** "tokens: <code>" for ours, else the codec. */
   readonly series: string;
   /** Quality setting of a codec. */
@@ -59,10 +66,6 @@ export interface RatePicture {
   readonly bytes: number;
   /** Bits a pixel. */
   readonly bpp: number;
-  /** dB, mean over frames. */
-  readonly psnr: number;
-  readonly ssim?: number;
-  readonly ms_ssim?: number;
   /** Coding and decoding once, on this machine at that time. */
   readonly seconds?: number;
   /** The most memory of the codec's process. */
@@ -140,8 +143,9 @@ async function measure(
   }
   const anchors = new Set(config.codecs.filter((anchor) => found.get(anchor) === undefined));
   const videos: RatePicture[][] = [];
+  const perceptual = config.lpips === "none" ? undefined : openLpipsJudge(config.lpips, context);
   for await (const originals of videosOf(stream, whole)) {
-    const judge = judgeOf(dataset, originals);
+    const judge = qualityJudge(dataset, originals, perceptual);
     const points = await tokenPoints(codec, dataset, originals, judge);
     for (const anchor of anchors) {
       try {
@@ -156,6 +160,7 @@ async function measure(
     }
     videos.push(points);
   }
+  perceptual?.dispose();
   // A codec that failed on one video has no mean.
   const points = meanPoints(
     videos.map((video) =>
@@ -195,7 +200,9 @@ async function measure(
   }
   of("psnr", points[0]!.psnr, "dB", "higher", "psnr:per-frame", { average: "dB over all frames" });
 
-  const ours = points.reduce((a, b) => (b.bytes < a.bytes ? b : a), points[0]!);
+  const ours = points
+    .filter(({ series }) => series.startsWith("tokens"))
+    .reduce((a, b) => (b.bytes < a.bytes ? b : a));
   for (const anchor of config.codecs) {
     const curve = curveOf(points, anchor);
     if (curve.length < 2) {
@@ -268,7 +275,7 @@ async function tokenPoints(
   codec: TokenCodec,
   { height, width, fps }: Dataset,
   originals: Uint8Array,
-  judge: (decoded: Uint8Array) => Quality,
+  judge: QualityJudge,
 ): Promise<RatePicture[]> {
   const size = codec.spanFrames * height * width * 3;
   const spans = function* (): Generator<Uint8Array> {
@@ -280,7 +287,7 @@ async function tokenPoints(
   const video = await codec.tokenize(spans(), { height, width, fps });
   const decoded = await decode(codec, video, originals.length);
   const shared = performance.now() - started;
-  const quality = judge(decoded);
+  const quality = await judge(decoded);
   const points: RatePicture[] = [];
   for (const code of codec.codes) {
     const packing = performance.now();
@@ -298,23 +305,21 @@ async function tokenPoints(
 
 /** The mean of the same point over videos. */
 function meanPoints(videos: readonly (readonly RatePicture[])[]): RatePicture[] {
-  const mean = (
-    i: number,
-    key: "bytes" | "bpp" | "psnr" | "ssim" | "ms_ssim" | "seconds",
-  ): number => videos.reduce((sum, points) => sum + (points[i]![key] ?? 0), 0) / videos.length;
+  const mean = (i: number, key: MeanKey): number =>
+    videos.reduce((sum, points) => sum + points[i]![key]!, 0) / videos.length;
   return videos[0]!.map((point, i) => ({
     ...point,
-    bytes: mean(i, "bytes"),
-    bpp: mean(i, "bpp"),
-    psnr: mean(i, "psnr"),
-    ...(point.ssim !== undefined && { ssim: mean(i, "ssim") }),
-    ...(point.ms_ssim !== undefined && { ms_ssim: mean(i, "ms_ssim") }),
-    ...(point.seconds !== undefined && { seconds: mean(i, "seconds") }),
+    ...Object.fromEntries(
+      meanKeys.filter((key) => point[key] !== undefined).map((key) => [key, mean(i, key)]),
+    ),
     ...(point.peak_bytes !== undefined && {
       peak_bytes: Math.max(...videos.map((points) => points[i]!.peak_bytes!)),
     }),
   }));
 }
+
+const meanKeys = ["bytes", "bpp", "psnr", "ssim", "ms_ssim", "lpips", "seconds"] as const;
+type MeanKey = (typeof meanKeys)[number];
 
 async function decode(codec: TokenCodec, video: TokenVideo, size: number): Promise<Uint8Array> {
   const all = new Uint8Array(size);
@@ -326,40 +331,21 @@ async function decode(codec: TokenCodec, video: TokenVideo, size: number): Promi
   return all;
 }
 
-type Quality = Pick<RatePicture, "psnr" | "ssim" | "ms_ssim">;
-
-/** The quality of decoded frames; SSIM where frames are large enough for its window. */
-function judgeOf(dataset: Dataset, originals: Uint8Array): (decoded: Uint8Array) => Quality {
-  const { height, width } = dataset;
-  const frames = originals.length / (height * width * 3);
-  const shape = { height, width, channels: 3 };
-  const side = Math.min(height, width);
-  return (decoded) => ({
-    psnr: psnrPerFrame(frameErrors(originals, decoded, frames)),
-    ...(side >= smallestSide("gaussian-valid") && {
-      ssim: ssimClip(originals, decoded, frames, shape, "gaussian-valid"),
-    }),
-    ...(side >= smallestMsSsimSide && {
-      ms_ssim: msSsimClip(originals, decoded, frames, shape, "pytorch"),
-    }),
-  });
-}
-
 /** A codec's points. @throws CoderFailure */
 async function anchorPoints(
   name: CodecName,
   context: EvalContext,
   { frames, height, width, fps }: Dataset,
   originals: Uint8Array,
-  judge: (decoded: Uint8Array) => Quality,
+  judge: QualityJudge,
 ): Promise<RatePicture[]> {
   const clip = { data: originals, frames: originals.length / (height * width * 3), height, width };
   const { qualities } = codecs[name];
   const points: RatePicture[] = [];
   await codeInOwnProcess(
     { name, clip: mosaicOf(clip, frames), fps, qualities },
-    ({ quality: setting, bytes, decoded, seconds, peakBytes }) => {
-      const quality = judge(fromMosaic(decoded, clip, frames));
+    async ({ quality: setting, bytes, decoded, seconds, peakBytes }) => {
+      const quality = await judge(fromMosaic(decoded, clip, frames));
       points.push({ series: name, setting, bytes, ...rate(bytes, originals), ...quality, seconds, peak_bytes: peakBytes }); // biome-ignore format: one point
       context.progress(name, points.length, qualities.length);
     },

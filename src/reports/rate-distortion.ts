@@ -40,12 +40,12 @@ async function partHtml(record: RateDistortion, id: string): Promise<Html> {
     value === undefined ? "" : formatNumber(value);
   const rows = points.map(
     (p) =>
-      html`<tr><td>${p.series}</td><td>${p.setting === undefined ? "" : `Q ${p.setting}`}</td><td>${formatBytes(p.bytes)}</td><td>${number(p.bpp)}</td><td>${number(p.psnr)}</td><td>${number(p.ssim)}</td><td>${number(p.ms_ssim)}</td></tr>`,
+      html`<tr><td>${p.series}</td><td>${p.setting === undefined ? "" : `Q ${p.setting}`}</td><td>${formatBytes(p.bytes)}</td><td>${number(p.bpp)}</td><td>${number(p.psnr)}</td><td>${number(p.ssim)}</td><td>${number(p.ms_ssim)}</td><td>${number(p.lpips)}</td><td>${p.seconds === undefined ? "" : p.seconds.toFixed(2)}</td><td>${p.peak_bytes === undefined ? "" : formatBytes(p.peak_bytes)}</td></tr>`,
   );
   const anchor = Object.keys(settings)[0];
   const rates = Object.entries(deltas).map(
     ([codec, by]) =>
       html`<li>${codec} against ${anchor ?? ""}: ${["cubic", "pchip", "akima"].map((kind) => `${kind} ${by[kind] === null || by[kind] === undefined ? "not defined" : `${by[kind].toFixed(1)} %`}`).join(", ")}</li>`,
   );
-  return html`<figure class="card chart wide"><figcaption><span>rate-distortion</span><span>${frames} frames of ${height}×${width}</span></figcaption>${raw(svg)}</figure><details class="card block"><summary>All points, settings and BD-rates</summary><div class="scroll"><table><thead><tr><th>series</th><th>setting</th><th>file</th><th>bits a pixel</th><th>PSNR</th><th>SSIM</th><th>MS-SSIM</th></tr></thead><tbody>${rows}</tbody></table></div><ul>${Object.entries(settings).map(([codec, text]) => html`<li>${codec}: <span class="mono">${text}</span></li>`)}</ul>${rates.length > 0 && html`<p>Bjøntegaard deltas of rate (negative: fewer bits at equal PSNR):</p><ul>${rates}</ul>`}</details>`;
+  return html`<figure class="card chart wide"><figcaption><span>rate-distortion</span><span>${frames} frames of ${height}×${width}</span></figcaption>${raw(svg)}</figure><details class="card block"><summary>All points, settings and BD-rates</summary><div class="scroll"><table><thead><tr><th>series</th><th>setting</th><th>file</th><th>bits a pixel</th><th>PSNR</th><th>SSIM</th><th>MS-SSIM</th><th>LPIPS</th><th title="coding and decoding once, starting and compiling included">seconds</th><th title="of the codec's process">most memory</th></tr></thead><tbody>${rows}</tbody></table></div><ul>${Object.entries(settings).map(([codec, text]) => html`<li>${codec}: <span class="mono">${text}</span></li>`)}</ul>${rates.length > 0 && html`<p>Bjøntegaard deltas of rate (negative: fewer bits at equal PSNR):</p><ul>${rates}</ul>`}</details>`;
 }

@@ -35,7 +35,7 @@ export interface CodecInfo {
 
 /** From near transparent to the coarsest that the encoders have. */
 const crf51 = [17, 22, 27, 32, 37, 42, 47, 51];
-const crf63 = [20, 28, 36, 44, 52, 60];
+const crf63 = [20, 28, 36, 44, 52, 60, 63];
 
 export const codecs = {
   x264: {

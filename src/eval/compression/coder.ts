@@ -20,7 +20,9 @@ async function work({ name, clip, fps, qualities }: CoderJob): Promise<void> {
       const coded = await codeClip(name, clip, fps, quality);
       const seconds = (performance.now() - started) / 1000;
       const peakBytes = process.resourceUsage().maxRSS * 1024;
+      const taken = new Promise((resolve) => process.once("message", resolve));
       await send({ point: { ...coded, quality, seconds, peakBytes } });
+      await taken;
     }
   } catch (error) {
     const hint = error instanceof UserError ? error.hint : undefined;

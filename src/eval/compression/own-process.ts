@@ -38,13 +38,14 @@ export class CoderFailure extends Error {}
 
 /**
  * Code a clip at several qualities.
- * @param onPoint called as points arrive; what it throws ends the process and is thrown on
+ * @param onPoint called for one point after the other, the next of which waits for it; what it throws
+ * ends the process and is thrown on
  * @param program the module that the process runs, for tests
  * @throws CoderFailure when the codec fails or takes its process down
  */
 export function codeInOwnProcess(
   job: CoderJob,
-  onPoint: (point: CoderPoint) => void,
+  onPoint: (point: CoderPoint) => void | Promise<void>,
   program = new URL(`./coder${extname(import.meta.url)}`, import.meta.url),
 ): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -71,12 +72,15 @@ export function codeInOwnProcess(
         return;
       }
       done += 1;
-      try {
-        onPoint(answer.point);
-      } catch (error) {
-        failure = error as Error;
-        child.kill("SIGKILL");
-      }
+      void (async () => {
+        try {
+          await onPoint(answer.point);
+          child.send("next", () => undefined);
+        } catch (error) {
+          failure = error as Error;
+          child.kill("SIGKILL");
+        }
+      })();
     });
     child.on("error", (error) => reject(new CoderFailure(`its process fails: ${error.message}`)));
     // All messages are read when the channel has closed, which may be after the end of the process.
