@@ -273,10 +273,9 @@ describe("fad", () => {
     expect(valueOf(fine, "fad/reconstruction")).toBeLessThan(valueOf(coarse, "fad/reconstruction"));
     expect(valueOf(fine, "fad/real_floor")).toBe(valueOf(coarse, "fad/real_floor"));
     expect(valueOf(fine, "fad/real_floor")).toBeGreaterThan(valueOf(fine, "fad/reconstruction"));
-    if (byTorch) {
-      const torch = await run(torchPath, steppedSound(samples, 16));
-      expect(torch.map(({ value }) => value)).toEqual(coarse.map(({ value }) => value));
-    }
+    // The same network as PyTorch writes it, where it is installed.
+    const other = byTorch ? await run(torchPath, steppedSound(samples, 16)) : coarse;
+    expect(other.map(({ value }) => value)).toEqual(coarse.map(({ value }) => value));
     const silent = await run(path);
     expect(silent.map(({ name }) => name)).toEqual(["fad/real_floor"]);
   });
