@@ -183,11 +183,21 @@ test("a rank's rows are its share of the samples", () => {
   expect(step).toBe(inputs.step);
 });
 
-test.skipIf(!torch)("two processes give the gradient of one", async () => {
+const parallelCheck = async (...flags: string[]): Promise<string> => {
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    ["--import", "tsx", "scripts/parallel-check.ts", "torch-cpu"],
+    ["--import", "tsx", "scripts/parallel-check.ts", "torch-cpu", ...flags],
     { env: { ...process.env, OMP_NUM_THREADS: "1" } },
   );
+  return stdout;
+};
+
+test.skipIf(!torch)("whole trainings part no more than by rounding", async () => {
+  const stdout = await parallelCheck("--steps", "20");
+  expect(stdout.match(/^agrees \S+ over 20 steps/gm)).toHaveLength(3);
+});
+
+test.skipIf(!torch)("two processes give the gradient of one", async () => {
+  const stdout = await parallelCheck();
   expect(stdout).toMatch(/tensors of 2 ranks against one; 0 kinds differ/);
 });
