@@ -349,6 +349,15 @@ export const protocols = {
       spread,
     },
   },
+  "probe:fine-tuned": {
+    measures:
+      "Accuracy of a reader of codes (probe:attentive's, or with blocks of attention) that was trained together with the tokenizer's encoder and codebook, from their trained values.",
+    fixed: {
+      gradient: "straight through the quantizer, as in the tokenizer's training",
+      training: "AdamW, gradient norm 1 over both, tenth of warm-up, cosine to 0",
+      spread: "standard error of a share over clips",
+    },
+  },
   "probe:transformer": {
     measures:
       "As probe:attentive behind blocks of self-attention that are trained too, after masked prediction where the protocol says so.",

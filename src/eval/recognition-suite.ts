@@ -2,152 +2,24 @@
  * @file Suite `recognition`: how well a learned reader tells the class of a clip from its tokens, its
  * codes, its reconstruction or its pixels: V-JEPA's attentive probe, or a small transformer trained
  * whole, after pre-training on masked prediction of tokens, pixels or oriented gradients where asked,
- * with all labels or few, one view of a clip or several.
+ * with all labels or few, one view of a clip or several; or with the tokenizer fine-tuned along.
  */
 
+import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
-import { closed, type Static, Type } from "../config/schema.ts";
-import type { Dataset } from "../data/dataset.ts";
-import { checkClipShape, ClipStream, chooseClips, clipKeys, toBytes } from "./clips.ts";
+import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { chanceLevel } from "./probe.ts";
 import { clipChoices, type ProtocolName, score } from "./protocols.ts";
-import { RecognitionNetwork, type Reads, type Rows, type Target } from "./recognition/learn.ts";
-import {
-  type BlockGrid,
-  blockValues,
-  hogBlocks,
-  hogValues,
-  pixelBlocks,
-} from "./recognition/targets.ts";
+import { checkPatches, type ClipSet, collect, rowsAt, shapesOf } from "./recognition/clips.ts";
+import type { RecognitionConfig } from "./recognition/config.ts";
+import { RecognitionNetwork } from "./recognition/learn.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
-import { tokenizerFunctions } from "./tokenize.ts";
 
-export const schema = closed(
-  {
-    type: Type.Literal("recognition"),
-    reads: Type.Union(
-      [
-        Type.Literal("codes"),
-        Type.Literal("ids"),
-        Type.Literal("reconstruction"),
-        Type.Literal("pixels"),
-      ],
-      {
-        default: "codes",
-        description:
-          "What the reader sees: quantized codes, the ids alone (embedded anew), the decoded pixels, or the clip's own.",
-      },
-    ),
-    depth: Type.Integer({
-      minimum: 0,
-      maximum: 48,
-      default: 0,
-      description:
-        "Blocks of self-attention before the pooling: 0 is V-JEPA's attentive probe, 3 V-JEPA 2's, more a small transformer.",
-    }),
-    width: Type.Integer({ minimum: 8, default: 128, description: "Width of the reader." }),
-    heads: Type.Integer({
-      minimum: 1,
-      default: 4,
-      description: "Attention heads; divide the width.",
-    }),
-    patches: Type.Optional(
-      Type.Tuple(
-        [Type.Integer({ minimum: 1 }), Type.Integer({ minimum: 1 }), Type.Integer({ minimum: 1 })],
-        {
-          description:
-            "Positions of a reader of pixels, in time, height and width; the tokenizer's grid when left out. Give it where tokenizers of different grids are compared, so that all have the same reader.",
-        },
-      ),
-    ),
-    pretrain: Type.Union(
-      [Type.Literal("none"), Type.Literal("tokens"), Type.Literal("pixels"), Type.Literal("hog")],
-      {
-        default: "none",
-        description:
-          "Masked prediction before the labels are seen: of the tokenizer's ids (BEVT), of normalised pixels (MAE), or of histograms of oriented gradients (MaskFeat).",
-      },
-    ),
-    learns: Type.Union([Type.Literal("reader"), Type.Literal("pooling")], {
-      default: "reader",
-      description:
-        "What the labels train: the whole reader, or the pooling and the classes alone, over blocks that stay as pre-training left them.",
-    }),
-    pretrain_steps: Type.Integer({
-      minimum: 1,
-      default: 300,
-      description: "Steps of pre-training.",
-    }),
-    hidden: Type.Number({
-      exclusiveMinimum: 0,
-      exclusiveMaximum: 1,
-      default: 0.6,
-      description: "Share of positions hidden in pre-training.",
-    }),
-    steps: Type.Integer({ minimum: 1, default: 300, description: "Steps of training." }),
-    batch: Type.Integer({ minimum: 1, default: 32, description: "Clips a step." }),
-    lr: Type.Number({
-      exclusiveMinimum: 0,
-      default: 1e-3,
-      description: "Peak learning rate; a tenth of warm-up, then a cosine to 0.",
-    }),
-    weight_decay: Type.Number({
-      minimum: 0,
-      default: 0.01,
-      description: "AdamW's decay of matrices.",
-    }),
-    labels_per_class: Type.Integer({
-      minimum: 0,
-      default: 0,
-      description:
-        "Labelled clips of each class; 0 uses all. Pre-training sees all clips either way.",
-    }),
-    views: Type.Integer({
-      minimum: 1,
-      default: 1,
-      description:
-        "Views of each judged clip (other spans or crops, as the data set draws them at later visits); their probabilities are averaged.",
-    }),
-    train_clips: Type.Integer({
-      minimum: 2,
-      default: 512,
-      description: "Clips of the train split; all when there are fewer.",
-    }),
-    clips: Type.Integer({
-      minimum: 1,
-      default: 256,
-      description: "Clips of the validation split that judge; all when there are fewer.",
-    }),
-    seed: clipKeys.seed,
-  },
-  { description: "Classification of clips by an attentive probe or a small transformer." },
-);
-
-export type RecognitionConfig = Static<typeof schema>;
+export { schema } from "./recognition/config.ts";
 
 /** @param name the suite's name in the experiment; scores start with it */
 export function build(config: RecognitionConfig, name: string): Suite {
   return { type: config.type, run: (context) => run(config, name, context) };
-}
-
-/** One set of clips as the reader and the pre-training see it. */
-interface ClipSet {
-  readonly inputs: Rows;
-  readonly targets: Rows | undefined;
-  readonly labels: Int32Array;
-  readonly stream: ClipStream;
-}
-
-/** Rows filled clip by clip. */
-class RowWriter<T extends Float32Array | Int32Array | Uint8Array> {
-  #at = 0;
-
-  constructor(readonly data: T) {}
-
-  add(values: ArrayLike<number>): void {
-    this.data.set(values, this.#at);
-    this.#at += values.length;
-  }
 }
 
 async function run(
@@ -168,6 +40,7 @@ async function run(
     );
   }
   checkPatches(config, name, context);
+  checkFineTuning(config, name, context);
   const train = await context.dataset("train");
   const validation = await context.dataset("validation");
   const classes = train.classes.length;
@@ -176,6 +49,7 @@ async function run(
     return [];
   }
   context.device.activate();
+  const restore = config.learns === "tokenizer" ? await snapshot(context.tokenizer) : undefined;
   const fitted = await collect(config, context, train, config.train_clips, 0, true);
   const labelled = fewLabels(fitted.labels, config.labels_per_class, classes, name);
   const { positions, reads, target } = shapesOf(config, context);
@@ -200,7 +74,7 @@ async function run(
       few ? rowsAt(fitted.inputs, labelled) : fitted.inputs,
       few ? Int32Array.from(labelled, (index) => fitted.labels[index]!) : fitted.labels,
       { ...learning, steps: config.steps },
-      config.learns === "reader",
+      config.learns !== "pooling",
       (step, loss) => report(context, name, "training", step, config.steps, loss),
     );
     const judged = await collect(config, context, validation, config.clips, 0, false);
@@ -216,7 +90,46 @@ async function run(
     return scoresOf(config, name, { fitted, judged, mean, classes, labelled: labelled.length });
   } finally {
     network.dispose();
+    restore?.();
   }
+}
+
+/** Only codes of a tokenizer of ours have a gradient. */
+function checkFineTuning(
+  { learns, reads, pretrain }: RecognitionConfig,
+  name: string,
+  { tokenizer }: EvalContext,
+): void {
+  if (learns !== "tokenizer") {
+    return;
+  }
+  if (!tokenizer.trainedCodes) {
+    throw new UserError(
+      `a tokenizer of type ${tokenizer.type} with these tokens cannot be fine-tuned`,
+      `set evals.${name}.learns=reader`,
+    );
+  }
+  if (reads !== "codes" || pretrain !== "none") {
+    throw new UserError(
+      "a tokenizer learns through its codes, without masked prediction before",
+      `set evals.${name}.reads=codes and evals.${name}.pretrain=none, or evals.${name}.learns=reader`,
+    );
+  }
+}
+
+/** The values of a tokenizer's variables now, and how to have them back: suites change nothing. */
+async function snapshot({ scope }: Tokenizer): Promise<() => void> {
+  const values = new Map<tf.Variable, Float32Array>();
+  for (const variable of scope.trainable().values()) {
+    values.set(variable, Float32Array.from(await variable.data<"float32">()));
+  }
+  return () => {
+    for (const [variable, value] of values) {
+      const tensor = tf.tensor(value, variable.shape, "float32");
+      variable.assign(tensor);
+      tensor.dispose();
+    }
+  };
 }
 
 function report(
@@ -234,162 +147,6 @@ function report(
     );
   }
   context.progress(`${stage} (loss ${loss.toFixed(3)})`, step, steps);
-}
-
-/** Patches of one's own choice are of pixels, and divide the picture. */
-function checkPatches(
-  { patches, reads, pretrain }: RecognitionConfig,
-  name: string,
-  { tokenizer: { clip, grid } }: EvalContext,
-): void {
-  if (patches === undefined || patches.join() === grid.join()) {
-    return;
-  }
-  if (reads === "codes" || reads === "ids" || pretrain === "tokens") {
-    throw new UserError(
-      `tokens lie on a grid of ${grid.join("×")}, the reader is to have ${patches.join("×")} positions`,
-      `leave evals.${name}.patches out`,
-    );
-  }
-  const [t, h, w] = patches;
-  if (t > clip.frames || clip.height % h !== 0 || clip.width % w !== 0) {
-    throw new UserError(
-      `a clip of ${clip.frames}×${clip.height}×${clip.width} does not divide into ${patches.join("×")} patches`,
-      `set evals.${name}.patches to at most ${clip.frames} in time and to divisors of the sides`,
-    );
-  }
-}
-
-/** What the reader sees and is asked for, at each of its positions. */
-function shapesOf(
-  config: RecognitionConfig,
-  { tokenizer }: EvalContext,
-): { positions: number; reads: Reads; target: Target | undefined; grid: BlockGrid } {
-  const grid: BlockGrid = { ...tokenizer.clip, grid: config.patches ?? tokenizer.grid };
-  const positions = grid.grid.reduce((product, side) => product * side, 1);
-  const pixels = blockValues(grid);
-  const reads: Reads =
-    config.reads === "codes"
-      ? { kind: "vectors", values: tokenizer.width }
-      : config.reads === "ids"
-        ? { kind: "ids", factors: tokenizer.factors }
-        : { kind: "pixels", values: pixels };
-  const targets: { readonly [target in RecognitionConfig["pretrain"]]: Target | undefined } = {
-    none: undefined,
-    tokens: { kind: "ids", factors: tokenizer.factors },
-    pixels: { kind: "vectors", values: pixels },
-    hog: { kind: "vectors", values: hogValues },
-  };
-  return { positions, reads, target: targets[config.pretrain], grid };
-}
-
-async function collect(
-  config: RecognitionConfig,
-  context: EvalContext,
-  dataset: Dataset,
-  count: number,
-  visit: number,
-  withTargets: boolean,
-): Promise<ClipSet> {
-  const { tokenizer, device } = context;
-  checkClipShape(dataset, tokenizer.clip);
-  const { positions, reads, target, grid } = shapesOf(config, context);
-  const { encode, reconstruct } = tokenizerFunctions(device, tokenizer);
-  const indices = chooseClips(dataset.size, count, config.seed);
-  const stream = new ClipStream(dataset, indices, context.batch, visit);
-  const n = indices.length;
-  const inputs = emptyRows(reads, positions, n);
-  const into = new RowWriter(inputs.data);
-  const targets = withTargets && target ? emptyRows(target, positions, n) : undefined;
-  const intoTargets = targets && new RowWriter(targets.data);
-  const labels = new Int32Array(n);
-  const clipValues = grid.frames * grid.height * grid.width * 3;
-  let done = 0;
-  for await (const batch of stream) {
-    const needsCode =
-      config.reads === "codes" || config.reads === "ids" || config.pretrain === "tokens";
-    const tokens = needsCode ? await encode(batch.clips) : undefined;
-    const decoded =
-      config.reads === "reconstruction" ? toBytes(await reconstruct(batch.clips)) : undefined;
-    for (let i = 0; i < batch.size; i++) {
-      const part = <T extends { subarray(from: number, to: number): T }>(
-        data: T,
-        size: number,
-      ): T => data.subarray(i * size, (i + 1) * size);
-      const clip = part(batch.clips.data as Uint8Array, clipValues);
-      const ids = (): Int32Array => part(tokens!.ids, positions * tokenizer.factors.length);
-      switch (config.reads) {
-        case "codes":
-          into.add(part(tokens!.codes, positions * tokenizer.width));
-          break;
-        case "ids":
-          into.add(ids());
-          break;
-        case "reconstruction":
-          into.add(pixelBlocks(part(decoded!, clipValues), grid));
-          break;
-        case "pixels":
-          into.add(pixelBlocks(clip, grid));
-          break;
-      }
-      if (intoTargets) {
-        intoTargets.add(
-          config.pretrain === "tokens"
-            ? ids()
-            : config.pretrain === "hog"
-              ? hogBlocks(clip, grid)
-              : normalised(pixelBlocks(clip, grid), positions),
-        );
-      }
-      labels[done + i] = batch.labels[i]!;
-    }
-    done += batch.size;
-    context.progress(`${dataset.split} clips`, done, n);
-  }
-  return { inputs, targets, labels, stream };
-}
-
-/** Pixels of each position with mean 0 and deviation 1 (MAE's normalised targets). */
-function normalised(blocks: Uint8Array, positions: number): Float32Array {
-  const values = blocks.length / positions;
-  const out = new Float32Array(blocks.length);
-  for (let from = 0; from < blocks.length; from += values) {
-    const block = blocks.subarray(from, from + values);
-    const mean = block.reduce((sum, value) => sum + value, 0) / values;
-    const squares = block.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values;
-    const scale = 1 / Math.sqrt(squares + 1);
-    block.forEach((value, i) => {
-      out[from + i] = (value - mean) * scale;
-    });
-  }
-  return out;
-}
-
-function emptyRows(of: Reads | Target, positions: number, count: number): Rows {
-  switch (of.kind) {
-    case "ids": {
-      const shape = [positions, of.factors.length];
-      return { dtype: "int32", shape, data: new Int32Array(count * positions * of.factors.length) };
-    }
-    case "pixels": {
-      const shape = [positions, of.values];
-      return { dtype: "uint8", shape, data: new Uint8Array(count * positions * of.values) };
-    }
-    case "vectors": {
-      const shape = [positions, of.values];
-      return { dtype: "float32", shape, data: new Float32Array(count * positions * of.values) };
-    }
-  }
-}
-
-/** Rows of some clips. */
-function rowsAt(rows: Rows, indices: readonly number[]): Rows {
-  const size = rows.shape.reduce((product, side) => product * side, 1);
-  const data = rows.data.slice(0, indices.length * size);
-  indices.forEach((index, i) => {
-    data.set(rows.data.subarray(index * size, (index + 1) * size) as never, i * size);
-  });
-  return { ...rows, data };
 }
 
 /** The first `each` clips of every class, in the clips' (random) order; all for 0. */
@@ -449,9 +206,15 @@ function scoresOf(
   name: string,
   { fitted, judged, mean, classes, labelled }: Outcome,
 ): Score[] {
-  const { type: _type, seed: _seed, clips: _clips, train_clips: _trainClips, ...learning } = config;
+  const { type: _type, seed: _seed, clips: _clips, train_clips: _trainClips, tokenizer_rate, ...rest } = config; // biome-ignore format: one line
+  const tuned = config.learns === "tokenizer";
+  const learning = { ...rest, ...(tuned && { tokenizer_rate }) };
   const n = judged.labels.length;
-  const protocol: ProtocolName = config.depth === 0 ? "probe:attentive" : "probe:transformer";
+  const protocol: ProtocolName = tuned
+    ? "probe:fine-tuned"
+    : config.depth === 0
+      ? "probe:attentive"
+      : "probe:transformer";
   const choices = {
     ...clipChoices(judged.stream, config.seed),
     fitted_on: clipChoices(fitted.stream, config.seed),

@@ -211,6 +211,10 @@ export function assembleTokenizer(
       };
     },
     encode: (clips) => quantizer.assign(encode(clips)),
+    ...(!quantizer.assemble && {
+      trainedCodes: (clips: tf.Tensor5D) =>
+        quantizer.quantize(encode(clips), tf.scalar(0), false).codes,
+    }),
     lookup: (ids) => quantizer.lookup(ids),
     decode,
     ...(quantizer.assemble && {

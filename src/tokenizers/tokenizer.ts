@@ -72,6 +72,11 @@ export interface Tokenizer {
 
   /** @param clips [B, T, H, W, 3] in [-1, 1] */
   encode(clips: tf.Tensor5D): Tokens;
+  /**
+   * The codes that `encode` gives, with training's gradient to the encoder and the codebook: for fine-tuning
+   * on another loss. Left out where a token's code is not what the decoder is given.
+   */
+  trainedCodes?(clips: tf.Tensor5D): tf.Tensor5D;
   /** Codes of ids: [B, t, h, w, F] int32 to [B, t, h, w, D]. */
   lookup(ids: tf.Tensor5D): tf.Tensor5D;
   /** Pixels of codes: [B, t, h, w, D] to [B, T, H, W, 3], not clipped. */

@@ -18,6 +18,8 @@ import { Scope } from "../../src/models/scope.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
 import { float32, sizeOf } from "../../src/runtime/tensors.ts";
 import { permuted } from "../../src/runtime/weight-files/weights.ts";
+import { buildTokenizer } from "../../src/tokenizers/registry.ts";
+import { magvit2Config } from "../tokenizers/helpers.ts";
 import { fastDevices } from "../models/features/formula.ts";
 import { blockTokenizer, context, shapes } from "./fakes.ts";
 import { golden, mulberry } from "./golden.ts";
@@ -152,6 +154,7 @@ describe("recognition", () => {
     heads: 4,
     pretrain: "none",
     learns: "reader",
+    tokenizer_rate: 0.1,
     pretrain_steps: 4,
     hidden: 0.5,
     steps: 120,
@@ -230,6 +233,36 @@ describe("recognition", () => {
     expect(whole.protocol).toMatchObject({ learning: { patches: [1, 4, 4], learns: "reader" } });
     await expect(judged({ reads: "codes" })).rejects.toThrow(/tokens lie on a grid of .*1×4×4/);
     await expect(judged({ patches: [1, 3, 4] })).rejects.toThrow(/does not divide into 1×3×4/);
+  });
+
+  it("fine-tunes the tokenizer with the reader, and puts it back", async () => {
+    device.activate();
+    const clip = { frames: 5, height: 16, width: 16 };
+    const tokenizer = buildTokenizer(magvit2Config, clip, Scope.root(4));
+    const values = async () =>
+      Promise.all(
+        [...tokenizer.scope.variables().values()].map(async (v) => [...(await v.data())]),
+      );
+    const before = await values();
+    const base = { ...(await coloured()), tokenizer };
+    const tuned = { ...config, steps: 60, learns: "tokenizer", tokenizer_rate: 1 } as const;
+    const scores = await buildSuite(tuned, "r").run(base);
+    expect(await values()).toEqual(before);
+    const frozen = await buildSuite({ ...tuned, learns: "reader" }, "r").run(base);
+    expect(await values()).toEqual(before);
+    expect(scores[0]!.protocol).toMatchObject({
+      name: "probe:fine-tuned",
+      learning: { learns: "tokenizer", tokenizer_rate: 1 },
+    });
+    expect(frozen[0]!.protocol).not.toMatchObject({ learning: { tokenizer_rate: 1 } });
+    // An untrained tokenizer's codes say little; one that learns with the reader says more.
+    expect(scores[0]!.value).toBeGreaterThan(frozen[0]!.value);
+    await expect(buildSuite({ ...tuned, reads: "pixels" }, "r").run(base)).rejects.toThrow(
+      /learns through its codes/,
+    );
+    await expect(buildSuite(tuned, "r").run(await coloured())).rejects.toThrow(
+      /cannot be fine-tuned/,
+    );
   });
 
   it("says what does not fit", async () => {

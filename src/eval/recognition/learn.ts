@@ -19,7 +19,21 @@ export type Reads =
   /** Sub-ids, one of `factors[f]` each. */
   | { readonly kind: "ids"; readonly factors: readonly number[] }
   /** Bytes of pixels, `values` a position. */
-  | { readonly kind: "pixels"; readonly values: number };
+  | { readonly kind: "pixels"; readonly values: number }
+  /** Bytes of whole clips [T, H, W, 3], through a network that learns too. */
+  | { readonly kind: "clips"; readonly through: Front };
+
+/** A network before the reader. */
+export interface Front {
+  readonly scope: Scope;
+  readonly shape: readonly [frames: number, height: number, width: number, channels: 3];
+  /** Width D of what it gives. */
+  readonly values: number;
+  /** Its learning rate over the reader's. */
+  readonly rate: number;
+  /** [B, T, H, W, 3] in [-1, 1] to [B, t, h, w, D], with a gradient. */
+  codes(clips: tf.Tensor5D): tf.Tensor5D;
+}
 
 /** What masked prediction is asked for at each position. */
 export type Target =
@@ -70,13 +84,19 @@ export function gatherRows(rows: Rows, indices: ArrayLike<number>): HostTensor {
   return { dtype: rows.dtype, shape, data };
 }
 
-/** AdamW (Loshchilov & Hutter 2019) with the gradient's norm bounded; no decay of vectors. */
+/**
+ * AdamW (Loshchilov & Hutter 2019) with the gradient's norm bounded; no decay of vectors.
+ * @param front a network before it that learns at a share of the rate
+ */
 export function adamW(
   scope: Scope,
   slots: Scope,
+  front?: Front,
 ): (loss: () => tf.Scalar, rate: tf.Tensor, step: tf.Tensor, decay: number) => tf.Scalar {
-  const variables = [...scope.trainable().values()];
+  const own = [...scope.trainable().values()];
+  const variables = [...own, ...(front?.scope.trainable().values() ?? [])];
   const moments = variables.map((variable, i) => ({
+    share: i < own.length ? 1 : front!.rate,
     first: slots.state(`first${i}`, variable.shape),
     second: slots.state(`second${i}`, variable.shape),
   }));
@@ -91,7 +111,7 @@ export function adamW(
     const squares = tf.addN(seen.map(({ gradient }) => tf.sum(tf.square(gradient))));
     const factor = tf.minimum(1, tf.div(most, tf.add(tf.sqrt(squares), 1e-6)));
     const [correct1, correct2] = [beta1, beta2].map((beta) => tf.sub(1, tf.pow(beta, step)));
-    for (const { variable, gradient, first, second } of seen) {
+    for (const { variable, gradient, first, second, share } of seen) {
       const bounded = tf.mul(gradient, factor);
       const m = tf.add(tf.mul(first, beta1), tf.mul(bounded, 1 - beta1));
       const v = tf.add(tf.mul(second, beta2), tf.mul(tf.square(bounded), 1 - beta2));
@@ -99,7 +119,7 @@ export function adamW(
       second.assign(v);
       const way = tf.div(tf.div(m, correct1!), tf.add(tf.sqrt(tf.div(v, correct2!)), 1e-8));
       const full = variable.shape.length > 1 ? tf.add(way, tf.mul(variable, decay)) : way;
-      variable.assign(tf.sub(variable, tf.mul(rate, full)));
+      variable.assign(tf.sub(variable, tf.mul(share === 1 ? rate : tf.mul(rate, share), full)));
     }
     return value;
   };
@@ -201,7 +221,9 @@ export class RecognitionNetwork {
     progress: (step: number, loss: number) => void,
   ): Promise<void> {
     const learned = wholeReader ? this.#scope : this.#scope.child("head");
-    const update = adamW(learned, this.#slots.child("train"));
+    const { reads } = this.options;
+    const front = reads.kind === "clips" ? reads.through : undefined;
+    const update = adamW(learned, this.#slots.child("train"), front);
     const step = this.device.compile("eval/recognition/train", (given) => ({
       loss: update(
         () => {
@@ -305,8 +327,18 @@ function embedder(scope: Scope, reads: Reads, width: number): (x: tf.Tensor) => 
       );
     };
   }
+  const signed = (bytes: tf.Tensor): tf.Tensor =>
+    tf.sub(tf.div(tf.cast(bytes, "float32"), 127.5), 1);
+  if (reads.kind === "clips") {
+    const { codes, values } = reads.through;
+    const map = dense(scope, { inputs: values, outputs: width });
+    return (x) => {
+      const made = codes(signed(x) as tf.Tensor5D); // [B, t, h, w, D]
+      return map(tf.reshape(made, [made.shape[0], -1, values]));
+    };
+  }
   const map = dense(scope, { inputs: reads.values, outputs: width });
-  return (x) => map(reads.kind === "pixels" ? tf.sub(tf.div(tf.cast(x, "float32"), 127.5), 1) : x);
+  return (x) => map(reads.kind === "pixels" ? signed(x) : x);
 }
 
 /** Error at each position, [B, N]: cross-entropy of sub-ids, or mean squared error of vectors. */
