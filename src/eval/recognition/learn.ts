@@ -330,10 +330,11 @@ function embedder(scope: Scope, reads: Reads, width: number): (x: tf.Tensor) => 
   const signed = (bytes: tf.Tensor): tf.Tensor =>
     tf.sub(tf.div(tf.cast(bytes, "float32"), 127.5), 1);
   if (reads.kind === "clips") {
-    const { codes, values } = reads.through;
+    const { through } = reads;
+    const { values } = through;
     const map = dense(scope, { inputs: values, outputs: width });
     return (x) => {
-      const made = codes(signed(x) as tf.Tensor5D); // [B, t, h, w, D]
+      const made = through.codes(signed(x) as tf.Tensor5D); // [B, t, h, w, D]
       return map(tf.reshape(made, [made.shape[0], -1, values]));
     };
   }
