@@ -247,9 +247,11 @@ template <typename T> struct alignas(sizeof(T) * VEC) Pack { T v[VEC]; };
 template <typename T> FORCE Pack<T> load(const T* p) { return *(const Pack<T>*)p; }
 template <typename T> FORCE void store(T* p, const Pack<T>& x) { *(Pack<T>*)p = x; }
 
-// x [R, C]: a block takes a row; its thread VEC neighbouring values.
+// x [R, C]: a block takes a row; its thread VEC neighbouring values. Where something is added, the norm is the sum's,
+// which is kept.
 extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restrict__ x, const float* __restrict__ scale,
-                                                                const float* __restrict__ shift, Y* y, float* stats, float epsilon) {
+                                                                const float* __restrict__ shift, Y* y, float* stats, float epsilon,
+                                                                const D* __restrict__ added, float* sum) {
   __shared__ float room[64];
   const long r = blockIdx.x;
   const int k = threadIdx.x * VEC;
@@ -258,7 +260,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restr
   if (in) {
     const Pack<X> a = load(x + r * C + k);
     #pragma unroll
-    for (int e = 0; e < VEC; e++) { v[e] = get(a.v[e]); s += v[e]; }
+    for (int e = 0; e < VEC; e++) v[e] = get(a.v[e]);
+    if (added) {
+      const Pack<D> b = load(added + r * C + k);
+      Pack<float> both;
+      #pragma unroll
+      for (int e = 0; e < VEC; e++) both.v[e] = v[e] += get(b.v[e]);
+      store(sum + r * C + k, both);
+    }
+    #pragma unroll
+    for (int e = 0; e < VEC; e++) s += v[e];
   }
   total<THREADS>(s, none, room);
   const float mean = s / C;
@@ -279,7 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnForward(const X* __restr
   if (threadIdx.x == 0) { stats[r * 2] = mean; stats[r * 2 + 1] = rate; }
 }
 
-// Blocks take rows in turns and keep the column sums of theirs: part [blocks, 2, C].
+// Blocks take rows in turns and keep the column sums of theirs: part [blocks, SUMS, C], the third that of dx.
 extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __restrict__ x, const D* __restrict__ dy,
                                                                  const float* __restrict__ scale, const float* __restrict__ stats,
                                                                  Y* dx, float* part, int rows, const float* __restrict__ residual,
@@ -287,9 +298,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __rest
   __shared__ float room[64];
   const int k = threadIdx.x * VEC;
   const bool in = k < C;
-  float u[VEC], w[VEC], g[VEC];
+  float u[VEC], w[VEC], t[VEC], g[VEC];
   #pragma unroll
-  for (int e = 0; e < VEC; e++) { u[e] = w[e] = 0.0f; g[e] = in ? scale[k + e] : 0.0f; }
+  for (int e = 0; e < VEC; e++) { u[e] = w[e] = t[e] = 0.0f; g[e] = in ? scale[k + e] : 0.0f; }
   for (long r = blockIdx.x; r < rows; r += gridDim.x) {
     const float mean = stats[r * 2], rate = stats[r * 2 + 1];
     float h[VEC], d[VEC], a = 0.0f, b = 0.0f;
@@ -318,6 +329,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __rest
       for (int e = 0; e < VEC; e++) {
         d[e] = rate * (d[e] - a - h[e] * b);
         if (residual) d[e] += more.v[e];
+        if (SUMS > 2) t[e] += d[e];
         put(made.v[e], d[e]);
       }
       store(dx + r * C + k, made);
@@ -332,30 +344,27 @@ extern "C" __global__ void __launch_bounds__(THREADS) lnBackward(const X* __rest
   if (in) {
     #pragma unroll
     for (int e = 0; e < VEC; e++) {
-      part[(long)blockIdx.x * 2 * C + k + e] = u[e];
-      part[((long)blockIdx.x * 2 + 1) * C + k + e] = w[e];
+      part[(long)blockIdx.x * SUMS * C + k + e] = u[e];
+      part[((long)blockIdx.x * SUMS + 1) * C + k + e] = w[e];
+      if (SUMS > 2) part[((long)blockIdx.x * SUMS + 2) * C + k + e] = t[e];
     }
   }
 }
 
-extern "C" __global__ void lnParameters(const float* __restrict__ part, float* dscale, float* dshift, int blocks) {
-  __shared__ float sums[2][8][32];
-  const int k = blockIdx.x * 32 + threadIdx.x % 32, row = threadIdx.x / 32;
-  float u = 0.0f, w = 0.0f;
+// The parts' sums: a block takes 32 columns of one of them.
+extern "C" __global__ void lnParameters(const float* __restrict__ part, float* dscale, float* dshift, float* dsum, int blocks) {
+  __shared__ float sums[8][32];
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32, k = blockIdx.x * 32 + lane, which = blockIdx.y;
+  float s = 0.0f;
   if (k < C) {
-    for (int b = row; b < blocks; b += 8) {
-      u += part[(long)b * 2 * C + k];
-      w += part[((long)b * 2 + 1) * C + k];
-    }
+    for (int b = row; b < blocks; b += 8) s += part[((long)b * SUMS + which) * C + k];
   }
-  sums[0][row][threadIdx.x % 32] = u;
-  sums[1][row][threadIdx.x % 32] = w;
+  sums[row][lane] = s;
   __syncthreads();
   if (row == 0 && k < C) {
-    u = w = 0.0f;
-    for (int r = 0; r < 8; r++) { u += sums[0][r][threadIdx.x]; w += sums[1][r][threadIdx.x]; }
-    dshift[k] = u;
-    dscale[k] = w;
+    s = 0.0f;
+    for (int r = 0; r < 8; r++) s += sums[r][lane];
+    (which == 0 ? dshift : which == 1 ? dscale : dsum)[k] = s;
   }
 }
 )";
@@ -464,50 +473,56 @@ bool cudaLayerNormFits(const Tensor& x) {
   return x.is_cuda() && x.numel() > 0 && c % 4 == 0 && c <= 4096;
 }
 
-static std::string layerDefines(int64_t c, at::ScalarType x, at::ScalarType d, at::ScalarType y, int& threads) {
+static std::string layerDefines(int64_t c, at::ScalarType x, at::ScalarType d, at::ScalarType y, int sums, int& threads) {
   const int64_t vec = c % 8 == 0 && c >= 2048 ? 8 : 4;
   threads = static_cast<int>((c / vec + 31) / 32 * 32);
   auto name = [](at::ScalarType t) { return std::string(t == at::kBFloat16 ? "unsigned short" : "float"); };
   return kPrelude + std::string("#define VEC ") + std::to_string(vec) + "\n#define C " + std::to_string(c) + "\n#define THREADS " +
-         std::to_string(threads) + "\ntypedef " + name(x) + " X;\ntypedef " + name(y) + " Y;\ntypedef " + name(d) + " D;\n";
+         std::to_string(threads) + "\n#define SUMS " + std::to_string(sums) + "\ntypedef " + name(x) + " X;\ntypedef " + name(y) + " Y;\ntypedef " + name(d) + " D;\n";
 }
 
-// Returns mean and rate of each row: [R, 2].
-Tensor cudaLayerNorm(const Instruction& i, const Tensor& given, const Tensor& scale, const Tensor& shift, Tensor& y) {
-  const Tensor x = given.contiguous();
+// Returns mean and rate of each row: [R, 2]. With `added`, the norm is that of x + added, which goes to `sum` (float32).
+Tensor cudaLayerNorm(const Instruction& i, const Tensor& given, const Tensor& scale, const Tensor& shift, Tensor& y,
+                     const Tensor& added, const Tensor& sum) {
+  const Tensor x = given.contiguous(), more = added.defined() ? added.contiguous() : added;
   const int64_t c = x.size(-1), rows = x.numel() / c;
   int threads;
-  const std::string defines = layerDefines(c, x.scalar_type(), at::kFloat, y.scalar_type(), threads);
+  const at::ScalarType type = more.defined() ? more.scalar_type() : at::kFloat;
+  const std::string defines = layerDefines(c, x.scalar_type(), type, y.scalar_type(), 2, threads);
   Tensor stats = at::empty({rows, 2}, x.options().dtype(at::kFloat)), s = scale.contiguous(), h = shift.contiguous();
   void *px = x.data_ptr(), *ps = s.data_ptr(), *ph = h.data_ptr(), *py = y.data_ptr(), *pt = stats.data_ptr();
+  void* pa = more.defined() ? more.data_ptr() : nullptr;
+  void* pm = more.defined() ? sum.data_ptr() : nullptr;
   float epsilon = static_cast<float>(i.floats[0]);
-  launch(compiled(kLayerSource, "lnForward", defines, x.device().index()), static_cast<unsigned>(rows), 1, threads,
-         arguments(px, ps, ph, py, pt, epsilon));
+  launch(compiled(kLayerSource, "lnForward", defines, x.device().index()), rows, 1, threads,
+         arguments(px, ps, ph, py, pt, epsilon, pa, pm));
   return stats;
 }
 
 void cudaLayerNormGrad(const Instruction& i, const Tensor& given, const Tensor& scale, const Tensor& shift, const Tensor& dyGiven,
-                       Tensor stats, Tensor& dx, Tensor& dscale, Tensor& dshift, Tensor residual, Tensor narrowed) {
+                       Tensor stats, Tensor& dx, Tensor& dscale, Tensor& dshift, Tensor residual, Tensor narrowed, Tensor dsum) {
   const Tensor x = given.contiguous(), dy = dyGiven.contiguous();
   if (residual.defined()) residual = residual.contiguous();
   const int64_t c = x.size(-1), rows = x.numel() / c;
   if (!stats.defined()) {
     Tensor y = at::empty_like(x);
-    stats = cudaLayerNorm(i, x, scale, shift, y);
+    stats = cudaLayerNorm(i, x, scale, shift, y, {}, {});
   }
   int threads;
-  const std::string defines = layerDefines(c, x.scalar_type(), dy.scalar_type(), dx.scalar_type(), threads);
+  const int sums = dsum.defined() ? 3 : 2;
+  const std::string defines = layerDefines(c, x.scalar_type(), dy.scalar_type(), dx.scalar_type(), sums, threads);
   const int64_t blocks = std::min<int64_t>(rows, 132 * 4);
-  Tensor part = at::empty({blocks, 2, c}, x.options().dtype(at::kFloat)), s = scale.contiguous();
+  Tensor part = at::empty({blocks, sums, c}, x.options().dtype(at::kFloat)), s = scale.contiguous();
   void *px = x.data_ptr(), *pd = dy.data_ptr(), *ps = s.data_ptr(), *pt = stats.data_ptr(), *px2 = dx.data_ptr(), *pp = part.data_ptr();
   void *pds = dscale.data_ptr(), *pdh = dshift.data_ptr();
   void* pr = residual.defined() ? residual.data_ptr() : nullptr;
   void* pn = narrowed.defined() ? narrowed.data_ptr() : nullptr;
+  void* pds3 = dsum.defined() ? dsum.data_ptr() : nullptr;
   int count = static_cast<int>(rows), n = static_cast<int>(blocks);
   launch(compiled(kLayerSource, "lnBackward", defines, x.device().index()), static_cast<unsigned>(blocks), 1, threads,
          arguments(px, pd, ps, pt, px2, pp, count, pr, pn));
-  launch(compiled(kLayerSource, "lnParameters", defines, x.device().index()), static_cast<unsigned>((c + 31) / 32), 1, 256,
-         arguments(pp, pds, pdh, n));
+  launch(compiled(kLayerSource, "lnParameters", defines, x.device().index()), (c + 31) / 32, sums, 256,
+         arguments(pp, pds, pdh, pds3, n));
 }
 
 }  // namespace tessera

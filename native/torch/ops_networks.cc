@@ -10,10 +10,11 @@ at::Tensor cudaGroupNorm(const Instruction&, const at::Tensor& x, const at::Tens
 void cudaGroupNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                        const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift);
 bool cudaLayerNormFits(const at::Tensor& x);
-at::Tensor cudaLayerNorm(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, at::Tensor& y);
+at::Tensor cudaLayerNorm(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, at::Tensor& y,
+                         const at::Tensor& added, const at::Tensor& sum);
 void cudaLayerNormGrad(const Instruction&, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
                        const at::Tensor& dy, at::Tensor stats, at::Tensor& dx, at::Tensor& dscale, at::Tensor& dshift,
-                       at::Tensor residual, at::Tensor narrowed);
+                       at::Tensor residual, at::Tensor narrowed, at::Tensor dsum);
 
 bool cudaCacheWrite(at::Tensor& cache, const at::Tensor& rows, const at::Tensor& position);
 bool cudaCachedAttentionFits(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values);
@@ -253,38 +254,54 @@ void groupNormGrad(const Instruction& i, Slots& s, Machine& m) {
   put(i, s, 2, dshift);
 }
 
+// Inputs: x, scale, shift and, with ints[0], what is added to x before. Outputs: y, with ints[0] the sum, and what the
+// gradient wants to know (nothing on a processor).
 void layerNorm(const Instruction& i, Slots& s, Machine& m) {
-  if (m.cuda() && cudaLayerNormFits(arg(i, s, 0))) {
-    Tensor y = at::empty(i.specs[0].shape, arg(i, s, 0).options().dtype(i.specs[0].type));
-    Tensor stats = cudaLayerNorm(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), y);
+  Tensor x = arg(i, s, 0), added = i.in.size() > 3 ? arg(i, s, 3) : Tensor(), sum;
+  if (m.cuda() && cudaLayerNormFits(x)) {
+    Tensor y = at::empty(i.specs[0].shape, x.options().dtype(i.specs[0].type));
+    if (added.defined()) s[i.out[1]] = sum = at::empty(i.specs[1].shape, x.options().dtype(at::kFloat));
+    Tensor stats = cudaLayerNorm(i, x, arg(i, s, 1), arg(i, s, 2), y, added, sum);
     s[i.out[0]] = y;
-    if (i.out.size() > 1) s[i.out[1]] = stats;
+    const size_t last = added.defined() ? 2 : 1;
+    if (i.out.size() > last) s[i.out[last]] = stats;
     return;
   }
-  Tensor x = wide(arg(i, s, 0)).contiguous();
+  x = wide(x).contiguous();
+  if (added.defined()) {
+    x = x + wide(added).reshape(x.sizes());
+    s[i.out[1]] = x.reshape(i.specs[1].shape);
+  }
   const Ints shape{x.size(-1)};
-  put(i, s, 0, std::get<0>(at::native_layer_norm(x, shape, arg(i, s, 1).contiguous(), arg(i, s, 2).contiguous(), i.floats[0])));
+  Tensor y = std::get<0>(at::native_layer_norm(x, shape, arg(i, s, 1).contiguous(), arg(i, s, 2).contiguous(), i.floats[0]));
+  put(i, s, 0, y.reshape(i.specs[0].shape));
 }
 
+// Inputs: x, scale, shift, dy, what the norm has left, and, with ints[0], what is added to dx. Outputs: dx, dscale,
+// dshift, with ints[1] dx in bfloat16, with ints[2] the sums of dx over rows.
 void layerNormGrad(const Instruction& i, Slots& s, Machine& m) {
+  const bool narrowed = i.ints.size() > 1 && i.ints[1] != 0, summed = i.ints.size() > 2 && i.ints[2] != 0;
+  const size_t sums = narrowed ? 4 : 3;
+  const Tensor residual = i.in.size() > 5 ? arg(i, s, 5) : Tensor();
   if (m.cuda() && cudaLayerNormFits(arg(i, s, 0))) {
     auto made = gradients(i, arg(i, s, 0));
-    // ints[0]: a sixth input is added to dx; a fourth output is the sum in bfloat16.
     cudaLayerNormGrad(i, arg(i, s, 0), arg(i, s, 1), arg(i, s, 2), arg(i, s, 3), i.in.size() > 4 ? arg(i, s, 4) : Tensor(),
-                      made[0], made[1], made[2], i.in.size() > 5 ? arg(i, s, 5) : Tensor(),
-                      made.size() > 3 ? made[3] : Tensor());
+                      made[0], made[1], made[2], residual, narrowed ? made[3] : Tensor(), summed ? made[sums] : Tensor());
     for (size_t k = 0; k < made.size(); k++) s[i.out[k]] = made[k];
     return;
   }
-  Tensor x = wide(arg(i, s, 0)).contiguous(), dy = wide(arg(i, s, 3)).contiguous();
+  Tensor x = wide(arg(i, s, 0)).contiguous(), dy = wide(arg(i, s, 3)).reshape(x.sizes()).contiguous();
   const Ints shape{x.size(-1)};
   Tensor scale = arg(i, s, 1).contiguous(), shift = arg(i, s, 2).contiguous();
   auto [y, mean, rstd] = at::native_layer_norm(x, shape, scale, shift, i.floats[0]);
   auto [dx, dscale, dshift] =
       at::native_layer_norm_backward(dy, x, shape, mean, rstd, scale, shift, {true, true, true});
-  put(i, s, 0, dx);
+  if (residual.defined()) dx = dx + residual.reshape(dx.sizes());
+  put(i, s, 0, dx.reshape(i.specs[0].shape));
   put(i, s, 1, dscale);
   put(i, s, 2, dshift);
+  if (narrowed) put(i, s, 3, dx.reshape(i.specs[3].shape));
+  if (summed) put(i, s, sums, dx.reshape({-1, dx.size(-1)}).sum(0));
 }
 
 // --- attention: query [B, h, N, d], key and value [B, h, M, d] ---

@@ -1,5 +1,5 @@
 // Kernels that move, select or count values: views where they can be, copies where they must.
-#include "plan.h"
+#include "kernel_cache.h"
 
 namespace tessera {
 namespace {
@@ -22,9 +22,58 @@ void fill(const Instruction& i, Slots& s, Machine& m) {
   put(i, s, 0, at::full({}, at::Scalar(i.floats[0]), options).expand(i.specs[0].shape));
 }
 
+// Parts that are views of rank 4 with whole rows of 16 bytes, as the gradients of queries, keys and values are:
+// one kernel for all, 16 bytes a thread. Sizes and strides are constants or count units of 16 bytes.
+const char* kConcatSource = R"(
+extern "C" __global__ void __launch_bounds__(256) concat(const uint4* a, const uint4* b, const uint4* c, const uint4* d, uint4* y,
+                                                         long s0, long s1, long s2, long whole, long row, int n0) {
+  const int part = blockIdx.y;
+  const uint4* from = part == 0 ? a : part == 1 ? b : part == 2 ? c : d;
+  const unsigned long i = (unsigned long)blockIdx.x * 256 + threadIdx.x;
+  if (i >= (unsigned long)n0 * N1 * N2 * N3) return;
+  const unsigned e = i % N3, h = i / N3 % N2, n = i / ((unsigned long)N3 * N2) % N1;
+  const unsigned long k = i / ((unsigned long)N3 * N2 * N1);
+  y[k * whole + n * row + (unsigned long)part * N2 * N3 + h * N3 + e] = from[k * s0 + n * s1 + h * s2 + e];
+}
+)";
+
+// Whether that kernel has joined the parts along axis 2.
+bool cudaConcat(const Instruction& i, Slots& s, const Tensor& y) {
+  const Tensor& first = arg(i, s, 0);
+  if (!y.is_cuda() || i.ints[0] != 2 || first.dim() != 4 || i.in.size() > 4 || y.numel() == 0) return false;
+  const int64_t unit = 16 / y.element_size();
+  auto even = [&](int64_t n) { return n % unit == 0; };
+  std::vector<void*> parts;
+  for (size_t k = 0; k < i.in.size(); k++) {
+    const Tensor& part = arg(i, s, k);
+    if (part.sizes() != first.sizes() || part.strides() != first.strides() || part.scalar_type() != y.scalar_type() ||
+        part.stride(3) != 1 || reinterpret_cast<uintptr_t>(part.data_ptr()) % 16 != 0) {
+      return false;
+    }
+    parts.push_back(part.data_ptr());
+  }
+  if (!even(first.size(3)) || !even(first.stride(0)) || !even(first.stride(1)) || !even(first.stride(2))) return false;
+  const int64_t n1 = first.size(1), n2 = first.size(2), n3 = first.size(3) / unit;
+  if (n1 * n2 * n3 >= int64_t{1} << 31) return false;
+  void *a = parts[0], *b = parts.size() > 1 ? parts[1] : a, *c = parts.size() > 2 ? parts[2] : a, *d = parts.size() > 3 ? parts[3] : a;
+  void* py = y.data_ptr();
+  int64_t s0 = first.stride(0) / unit, s1 = first.stride(1) / unit, s2 = first.stride(2) / unit;
+  int64_t row = static_cast<int64_t>(parts.size()) * n2 * n3, whole = row * n1;
+  int n0 = static_cast<int>(first.size(0));
+  const std::string defines = "#define N1 " + std::to_string(n1) + "\n#define N2 " + std::to_string(n2) + "\n#define N3 " +
+                              std::to_string(n3) + "\n";
+  launch(compiled(kConcatSource, "concat", defines, y.device().index()), (n0 * n1 * n2 * n3 + 255) / 256,
+         static_cast<int64_t>(parts.size()), 256, arguments(a, b, c, d, py, s0, s1, s2, whole, row, n0));
+  return true;
+}
+
 void concat(const Instruction& i, Slots& s, Machine&) {
-  // One strided copy a part: at::cat is slow where parts are transposed views.
+  // Else one strided copy a part: at::cat is slow where parts are transposed views.
   Tensor y = at::empty(i.specs[0].shape, arg(i, s, 0).options().dtype(i.specs[0].type));
+  if (cudaConcat(i, s, y)) {
+    s[i.out[0]] = y;
+    return;
+  }
   int64_t offset = 0;
   for (size_t k = 0; k < i.in.size(); k++) {
     const Tensor& part = arg(i, s, k);

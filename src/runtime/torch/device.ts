@@ -73,7 +73,8 @@ export function optimised(
       each.body ? { ...each, body: finished(carryInPlace(each.body)) } : each,
     );
     const whole = { ...part, instructions };
-    return fused ? writeInPlace(fuse(cuda ? addInNorms(padInNorms(whole)) : whole)) : whole;
+    const normed = addInNorms(cuda ? padInNorms(whole) : whole);
+    return fused ? writeInPlace(fuse(normed)) : normed;
   };
   const outside = carryInPlace(fewRows(outOfLoops(withoutDead(plan))));
   return orderCollectives(separate(outside, finished));

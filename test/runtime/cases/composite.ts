@@ -20,6 +20,38 @@ import {
   uniforms,
 } from "../case.ts";
 
+/** Blocks x + norm(x) w + b, one after the other: what devices join of norms, residuals and biases. */
+function stream(name: string, batch: number, rows: number, width: number): KernelCase {
+  const blocks = 3;
+  const inputs: { [name: string]: ReturnType<typeof normals> } = {
+    x: normals(`stream ${name}`, [batch, rows, width]),
+    end: uniforms(`stream end ${name}`, [width], 0.5, 1.5),
+  };
+  for (let k = 0; k < blocks; k++) {
+    inputs[`scale${k}`] = uniforms(`stream scale ${name} ${k}`, [width], 0.5, 1.5);
+    inputs[`shift${k}`] = normals(`stream shift ${name} ${k}`, [width]);
+    inputs[`w${k}`] = normals(`stream w ${name} ${k}`, [width, width], width ** -0.5);
+    inputs[`b${k}`] = normals(`stream b ${name} ${k}`, [width]);
+  }
+  return {
+    name: `a residual stream with norms: ${name}`,
+    inputs,
+    run: ({ x, end, ...own }) => {
+      let flat = tf.reshape(x!, [batch * rows, width]) as tf.Tensor2D;
+      for (let k = 0; k < blocks; k++) {
+        const [scale, shift] = [own[`scale${k}`], own[`shift${k}`]] as [tf.Tensor1D, tf.Tensor1D];
+        const y = layerNorm(flat, scale, shift) as tf.Tensor2D;
+        const product = tf.matMul(y, own[`w${k}`] as tf.Tensor2D);
+        const z = tf.add(product, own[`b${k}`] as tf.Tensor1D);
+        flat = tf.add(flat, z) as tf.Tensor2D;
+      }
+      return layerNorm(flat, end as tf.Tensor1D, end as tf.Tensor1D);
+    },
+    gradients: Object.keys(inputs),
+    tolerance: NORM,
+  };
+}
+
 /** Variances and their gradients lose a digit against the reference's float64 sums. */
 const NORM = 3e-5;
 
@@ -169,6 +201,8 @@ export const compositeCases: readonly KernelCase[] = [
     gradients: ["x", "a", "b"],
     tolerance: NORM,
   },
+  stream("64 channels", 2, 7, 64),
+  stream("36 channels", 1, 3, 36),
   attend("all to all", 5, 5, false),
   attend("causal", 5, 5, true),
   attend("causal with older keys", 2, 5, true),
