@@ -9,37 +9,22 @@
  * gets. PSNR is against the clip as decoded from its own first layers.
  */
 
-import { createHash } from "node:crypto";
 import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Sample } from "../data/dataset.ts";
 import { WordVocabulary, wordsOf } from "../models/text-lm.ts";
 import { Random } from "../runtime/random.ts";
-import { int32 } from "../runtime/tensors.ts";
-import { hostDecoder } from "../tokenizers/host.ts";
-import {
-  checkClipShape,
-  chooseClips,
-  clipKeys,
-  ClipStream,
-  clipSampling,
-  toBytes,
-} from "./clips.ts";
-import {
-  decoderNames,
-  lineLengths,
-  longestPrompt,
-  type Pair,
-  type Pyramid,
-  writeTokens,
-} from "./in-context/decoders.ts";
+import { chooseClips, clipKeys, clipSampling } from "./clips.ts";
+import { decoderNames, lineLengths, longestPrompt, writeTokens } from "./in-context/decoders.ts";
+import { compareTokens, denoisingQueries, layerDecoder } from "./in-context/denoise.ts";
+import { type Item, collectItems } from "./in-context/items.ts";
+import { openFolderLm } from "./in-context/folder-lm.ts";
 import { type Prompt, trainFrozenLm, type WritingLm } from "./in-context/frozen-lm.ts";
 import { listCorpus, type ListRule, listText, listWords } from "./in-context/lists.ts";
-import { lmKeys, readCaptions, shownWords } from "./in-context-suite.ts";
+import { lmChoices, lmKeys, readCaptions, shownWords } from "./in-context-suite.ts";
 import { score } from "./protocols.ts";
 import { frameErrors, psnrPerFrame } from "./psnr.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
-import { tokenizerFunctions } from "./tokenize.ts";
 
 const count = (minimum: number, value: number, description: string) =>
   Type.Integer({ minimum, default: value, description });
@@ -98,18 +83,20 @@ export type MakeWriter = (
   context: EvalContext,
 ) => Promise<WritingLm>;
 
-const makeOwnWriter: MakeWriter = (rule, { lm }, context) =>
-  trainFrozenLm(
-    context.device,
-    lm,
-    { vocabulary: rule.vocabulary.size, context: rule.context },
-    (random) => listText(rule, random),
-    (step, loss) => {
-      if (step % 100 === 0 || step === lm.steps) {
-        context.progress(`language model, loss ${loss.toFixed(3)}`, step, lm.steps);
-      }
-    },
-  );
+const makeOwnWriter: MakeWriter = async (rule, { lm }, context) =>
+  lm.folder !== undefined
+    ? openFolderLm(lm.folder, rule.vocabulary)
+    : trainFrozenLm(
+        context.device,
+        lm,
+        { vocabulary: rule.vocabulary.size, context: rule.context },
+        (random) => listText(rule, random),
+        (step, loss) => {
+          if (step % 100 === 0 || step === lm.steps) {
+            context.progress(`language model, loss ${loss.toFixed(3)}`, step, lm.steps);
+          }
+        },
+      );
 
 /**
  * @param name the suite's name in the experiment; scores start with it
@@ -130,73 +117,14 @@ export function build(
   return { type: config.type, run: (context) => run(config, name, makeWriter, context) };
 }
 
-/** A clip that may be shown or written. */
-interface Item {
-  readonly sample: Sample;
-  /** Ids and words of the written layers, frame by frame. */
-  readonly ids: readonly number[];
-  readonly words: readonly string[];
-  /** Words that stand for the clip. */
-  readonly told: readonly string[];
-}
-
 async function run(
   config: InContextGenerationConfig,
   name: string,
   makeWriter: MakeWriter,
   context: EvalContext,
 ): Promise<Score[]> {
-  const { tokenizer } = context;
-  const { lexical, grid } = tokenizer;
-  if (!lexical?.words || !tokenizer.decodeLayers) {
-    throw new UserError(
-      "suite in-context-generation: the tokenizer's tokens are no words",
-      "use a pyramid with a table of words (tokenizer.quantizer.type: spae, quantizer.words: FILE), or leave the suite out",
-    );
-  }
-  const deepest = Math.max(config.layers, config.told);
-  if (deepest > lexical.layers.length || config.frames > grid[0]) {
-    throw new UserError(
-      `suite in-context-generation: ${deepest} layers of ${config.frames} latent frames are asked for, the tokenizer has ${lexical.layers.length} layers and ${grid[0]} frames`,
-      "lower `layers`, `told` or `frames`",
-    );
-  }
-  const shown = shownWords(config.lexicon, lexical.words());
-  const layers = lexical.layers.slice(0, config.layers);
-  const pyramid: Pyramid = { frames: config.frames, layers, slice: config.slice };
-  const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
-  const perFrame = sum(layers);
-  const toldPerFrame = sum(lexical.layers.slice(0, config.told));
-  const wholeFrame = grid[1] * grid[2];
-  const dataset = await context.dataset(config.split);
-  checkClipShape(dataset, tokenizer.clip);
-  const indices = chooseClips(dataset.size, config.clips, config.seed);
-  const stream = new ClipStream(dataset, indices, context.batch);
-  const { encode } = tokenizerFunctions(context.device, tokenizer);
-  const frameOf = (f: number): number => Math.floor(((f + 0.5) * grid[0]) / config.frames);
-  const items: Item[] = [];
-  const all: Int32Array[] = []; // all tokens of each clip
-  for await (const batch of stream) {
-    const { ids } = await encode(batch.clips);
-    for (let i = 0; i < batch.size; i++) {
-      const own = ids.slice(i * grid[0] * wholeFrame, (i + 1) * grid[0] * wholeFrame);
-      const take = (n: number): number[] =>
-        Array.from({ length: config.frames }, (_, f) => {
-          const start = frameOf(f) * wholeFrame;
-          return Array.from(own.subarray(start, start + n));
-        }).flat();
-      const sample = await dataset.get(indices[items.length]!, 0);
-      items.push({
-        sample,
-        ids: take(perFrame),
-        words: take(perFrame).map((id) => shown[id]!),
-        told: take(toldPerFrame).map((id) => shown[id]!),
-      });
-      all.push(own);
-    }
-    context.progress("clips", items.length, indices.length);
-  }
-
+  const clips = await collectItems(config, context, (table) => shownWords(config.lexicon, table));
+  const { items, shown, stream, pyramid, toldPerFrame } = clips;
   const { captions, questions } = await readTexts(config, context);
   const answers = Object.values(questions).flat();
   const vocabulary = new WordVocabulary([
@@ -231,13 +159,12 @@ async function run(
     shots,
     lexicon: config.lexicon,
     frames: config.frames,
-    lm: {
-      ...config.lm,
+    lm: lmChoices(lm, config.lm, {
       corpus: listCorpus,
       vocabulary: vocabulary.size,
       context: needed,
-      captions_sha256: createHash("sha256").update(captions.join("\n")).digest("hex").slice(0, 16),
-    },
+      captions,
+    }),
   };
   const scores: Score[] = [];
   const share = (of: string, hits: number, n: number, extra: object, better: "higher" | "none") =>
@@ -316,44 +243,11 @@ async function run(
     drawn: (kind: string, query: number, same: (item: Item) => boolean) => Item[],
     write: (prompts: readonly Prompt[]) => Promise<number[][]>,
   ): Promise<void> {
-    const corrupt = (words: readonly string[], level: number, random: Random): string[] =>
-      words.map((word) => (random.uniform() < level ? random.choice(shown) : word));
-    const queries = items.map((item, q) => {
-      const random = new Random(config.seed, "eval/in-context/noise", q);
-      const noisy = corrupt(item.words, config.corruption, random);
-      const key = (of: Item): unknown =>
-        config.same === "label" ? of.sample.label : of.sample.factors?.[config.same];
-      const examples = drawn("denoise", q, (other) => !config.same || key(other) === key(item)).map(
-        (other, k): Pair => {
-          // The first example is corrupted most; the query least.
-          const level =
-            config.corruption + (0.5 * (1 - config.corruption) * (shots - k)) / (shots + 1);
-          return { clean: other.words, noisy: corrupt(other.words, level, random) };
-        },
-      );
-      return { examples, noisy };
-    });
-    const tokens = items.length * perFrame * config.frames;
-    const right = (written: readonly (readonly string[])[]): number =>
-      written.reduce(
-        (total, words, i) => total + words.filter((w, k) => w === items[i]!.words[k]).length,
-        0,
-      );
-    const repaired = (written: readonly (readonly string[])[]) => {
-      let [hits, n] = [0, 0];
-      written.forEach((words, i) =>
-        words.forEach((word, k) => {
-          if (queries[i]!.noisy[k] !== items[i]!.words[k]) {
-            n++;
-            hits += Number(word === items[i]!.words[k]);
-          }
-        }),
-      );
-      return { hits, n };
-    };
-    let decoder: ReturnType<typeof hostDecoder> | undefined;
-    const own = items.map(({ ids }) => ids);
-    const clean = await decoded(own);
+    const queries = denoisingQueries(config, items, shown, drawn);
+    const decode = layerDecoder(context, config, clips);
+    const tokens = items.length * clips.perFrame * config.frames;
+    const clean = await decode(items.map(({ ids }) => ids));
+    const back = new Map(shown.map((word, id) => [word, id]));
     const judge = async (of: string, written: string[][], better: "higher" | "none") => {
       const extra = {
         task: "denoise",
@@ -363,22 +257,21 @@ async function run(
         same: config.same,
         corruption: config.corruption,
       };
-      share(`denoise/${of}/tokens`, right(written), tokens, extra, better);
+      const { right, repaired, corrupted } = compareTokens(items, queries, written);
+      share(`denoise/${of}/tokens`, right, tokens, extra, better);
       if (better === "higher") {
-        const { hits, n } = repaired(written);
-        share(`denoise/${of}/repaired`, hits, Math.max(1, n), extra, better);
+        share(`denoise/${of}/repaired`, repaired, Math.max(1, corrupted), extra, better);
       }
-      const back = new Map(shown.map((word, id) => [word, id]));
       // A word that is no token's (the model may write any) counts as the first token.
-      const clips = await decoded(written.map((words) => words.map((word) => back.get(word) ?? 0)));
-      const each = clips.map((clip, i) =>
-        psnrPerFrame(frameErrors(clean[i]!, clip, tokenizer.clip.frames)),
+      const made = await decode(written.map((words) => words.map((word) => back.get(word) ?? 0)));
+      const each = made.map((clip, i) =>
+        psnrPerFrame(frameErrors(clean[i]!, clip, context.tokenizer.clip.frames)),
       );
       scores.push(
         score(
           {
             name: `${name}/denoise/${of}/psnr`,
-            value: each.reduce((a, b) => a + b, 0) / each.length,
+            value: each.reduce((sum, x) => sum + x, 0) / each.length,
             unit: "dB",
             better,
             n: each.length,
@@ -390,43 +283,12 @@ async function run(
     };
     await judge(
       "copied",
-      queries.map(({ noisy }) => noisy),
+      queries.map(({ noisy }) => [...noisy]),
       "none",
     );
     for (const way of config.decoders) {
       context.progress(`denoising, ${way}`);
       await judge(way, await writeTokens(way, pyramid, queries, vocabulary, write), "higher");
-    }
-
-    /** Clips from the written layers of frames, other frames as they are. */
-    async function decoded(written: readonly (readonly number[])[]): Promise<Uint8Array[]> {
-      const decode = (decoder ??= hostDecoder(
-        context.device,
-        { ...tokenizer, decode: (codes) => tokenizer.decodeLayers!(codes, config.layers) },
-        "eval/in-context/layers",
-      ));
-      const { batch } = context;
-      const { frames, height, width } = tokenizer.clip;
-      const values = frames * height * width * 3;
-      const length = grid[0] * wholeFrame;
-      const clips: Uint8Array[] = [];
-      for (let from = 0; from < written.length; from += batch) {
-        const ids = new Int32Array(batch * length);
-        for (let i = 0; i < batch; i++) {
-          const at = Math.min(from + i, written.length - 1);
-          ids.set(all[at]!, i * length);
-          for (let f = 0; f < config.frames; f++) {
-            const part = written[at]!.slice(f * perFrame, (f + 1) * perFrame);
-            ids.set(part, i * length + frameOf(f) * wholeFrame);
-          }
-        }
-        const made = await decode(int32([batch, ...grid, 1], ids));
-        const pixels = toBytes(made.data as Float32Array);
-        for (let i = 0; i < Math.min(batch, written.length - from); i++) {
-          clips.push(pixels.slice(i * values, (i + 1) * values));
-        }
-      }
-      return clips;
     }
   }
 }

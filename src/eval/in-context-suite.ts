@@ -14,6 +14,7 @@ import { Random } from "../runtime/random.ts";
 import type { Tokenizer } from "../tokenizers/tokenizer.ts";
 import { checkClipShape, ClipStream, chooseClips, clipKeys } from "./clips.ts";
 import { corpusName, corpusText } from "./in-context/corpus.ts";
+import { openFolderLm } from "./in-context/folder-lm.ts";
 import {
   type FrozenLm,
   type Question,
@@ -44,6 +45,13 @@ export const lmKeys = (defaults: { readonly steps: number; readonly batch: numbe
       }),
       captions: count(1, 512, "Captions of the train split that texts are made from."),
       seed: count(0, 0, "Seed of its weights and texts; part of the protocol."),
+      folder: Type.Optional(
+        Type.String({
+          minLength: 1,
+          description:
+            "A local folder with a causal language model in Hugging Face's layout (tokenizer.json with byte-level BPE, onnx/model.onnx), frozen, in place of the small one that is trained here; the other keys of `lm` then only choose captions.",
+        }),
+      ),
     },
     {
       additionalProperties: false,
@@ -94,18 +102,20 @@ export interface LmTask {
 
 type MakeLm = (task: LmTask, config: InContextConfig, context: EvalContext) => Promise<FrozenLm>;
 
-const makeOwnLm: MakeLm = (task, { lm }, context) =>
-  trainFrozenLm(
-    context.device,
-    lm,
-    { vocabulary: task.vocabulary.size, context: task.context },
-    (random) => corpusText(task, random),
-    (step, loss) => {
-      if (step % 100 === 0 || step === lm.steps) {
-        context.progress(`language model, loss ${loss.toFixed(3)}`, step, lm.steps);
-      }
-    },
-  );
+const makeOwnLm: MakeLm = async (task, { lm }, context) =>
+  lm.folder !== undefined
+    ? openFolderLm(lm.folder, task.vocabulary)
+    : trainFrozenLm(
+        context.device,
+        lm,
+        { vocabulary: task.vocabulary.size, context: task.context },
+        (random) => corpusText(task, random),
+        (step, loss) => {
+          if (step % 100 === 0 || step === lm.steps) {
+            context.progress(`language model, loss ${loss.toFixed(3)}`, step, lm.steps);
+          }
+        },
+      );
 
 /**
  * @param name the suite's name in the experiment; scores start with it
@@ -307,20 +317,35 @@ async function run(
       ...Object.fromEntries(Object.entries(config).filter(([key]) => !dropped.includes(key))),
       classes_told_apart: enough,
       tokens_shown: lineWords,
-      lm: {
-        ...config.lm,
+      lm: lmChoices(lm, config.lm, {
         corpus: corpusName,
         vocabulary: vocabulary.size,
         context: length,
-        captions_sha256: createHash("sha256")
-          .update(captions.join("\n"))
-          .digest("hex")
-          .slice(0, 16),
-      },
+        captions,
+      }),
     });
   } finally {
     lm.dispose();
   }
+}
+
+/** What a protocol says of the language model: how ours was made, or which one from outside it is. */
+export function lmChoices(
+  lm: FrozenLm,
+  { folder: _, ...own }: InContextConfig["lm"],
+  made: {
+    readonly corpus: string;
+    readonly vocabulary: number;
+    readonly context: number;
+    readonly captions: readonly string[];
+  },
+): { readonly [choice: string]: unknown } {
+  if (lm.fingerprint !== undefined) {
+    return { folder_sha256: lm.fingerprint, vocabulary: made.vocabulary };
+  }
+  const { captions, ...rest } = made;
+  const digest = createHash("sha256").update(captions.join("\n")).digest("hex").slice(0, 16);
+  return { ...own, ...rest, captions_sha256: digest };
 }
 
 /** Keys of the config that the clips' choices say already. */

@@ -36,6 +36,11 @@ export class WordVocabulary {
     return this.words.length;
   }
 
+  /** The id of a word, where it is one of the vocabulary. */
+  idOf(word: string): number | undefined {
+    return this.#ids.get(word);
+  }
+
   /** Ids of a text whose words, colons and line ends are apart by blanks or line ends. */
   encode(text: string): number[] {
     return (text.match(/\n|[^\s]+/g) ?? []).map((word) => {

@@ -27,7 +27,17 @@ import { buildQuantizer, type QuantizerConfig } from "../../src/tokenizers/quant
 import type { Tokenizer } from "../../src/tokenizers/tokenizer.ts";
 import { blockTokenizer, context } from "./fakes.ts";
 
-const lm = { width: 16, depth: 1, heads: 2, steps: 2, batch: 8, lr: 0.003, captions: 20, seed: 0 };
+const lm = {
+  width: 16,
+  depth: 1,
+  heads: 2,
+  steps: 2,
+  batch: 8,
+  lr: 0.003,
+  captions: 20,
+  seed: 0,
+  folder: null,
+};
 const config: InContextConfig = {
   type: "in-context",
   target: "colour",

@@ -29,6 +29,8 @@ export interface FrozenLm {
   judge(questions: readonly Question[]): Promise<Verdict[]>;
   /** Mean -ln p of a word of texts like those it learned from, in nats; left out where not known. */
   readonly textLoss?: number;
+  /** Which model it is, where it is one from outside. */
+  readonly fingerprint?: string;
   dispose(): void;
 }
 
