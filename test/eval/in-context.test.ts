@@ -36,7 +36,6 @@ const lm = {
   lr: 0.003,
   captions: 20,
   seed: 0,
-  folder: null,
 };
 const config: InContextConfig = {
   type: "in-context",
