@@ -332,7 +332,7 @@ async function run(
 /** What a protocol says of the language model: how ours was made, or which one from outside it is. */
 export function lmChoices(
   lm: FrozenLm,
-  { folder: _, ...own }: InContextConfig["lm"],
+  config: InContextConfig["lm"],
   made: {
     readonly corpus: string;
     readonly vocabulary: number;
@@ -344,6 +344,7 @@ export function lmChoices(
     return { folder_sha256: lm.fingerprint, vocabulary: made.vocabulary };
   }
   const { captions, ...rest } = made;
+  const own = Object.fromEntries(Object.entries(config).filter(([key]) => key !== "folder"));
   const digest = createHash("sha256").update(captions.join("\n")).digest("hex").slice(0, 16);
   return { ...own, ...rest, captions_sha256: digest };
 }

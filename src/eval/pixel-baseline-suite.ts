@@ -13,23 +13,17 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
-import type { Dataset, Sample } from "../data/dataset.ts";
-import { conv, dense, groupNorm, type Layer, sequence } from "../models/layers.ts";
-import { fanIn, Scope } from "../models/scope.ts";
-import { wordsOf } from "../models/text-lm.ts";
-import { gelu, softmaxCrossEntropy } from "../runtime/ops.ts";
+import { Scope } from "../models/scope.ts";
+import { softmaxCrossEntropy } from "../runtime/ops.ts";
 import { Random } from "../runtime/random.ts";
 import { float32, type HostTensors, int32, uint8 } from "../runtime/tensors.ts";
-import { logSpectra } from "../tokenizers/spectral-audio.ts";
-import { chooseClips, clipKeys, clipSampling } from "./clips.ts";
+import { clipKeys, clipSampling } from "./clips.ts";
+import { buildNetwork, modalities, tasks } from "./pixel-baseline/network.ts";
+import { meanCentres, meanDistance, readTable, SOUND, type Table } from "./pixel-baseline/table.ts";
 import { chanceLevel } from "./probe.ts";
 import { score } from "./protocols.ts";
 import { adamW } from "./recognition/learn.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
-import { normalise } from "./tokenize.ts";
-
-const modalities = ["video", "audio", "caption"] as const;
-const tasks = ["recognise", "locate"] as const;
 
 export const schema = closed(
   {
@@ -62,9 +56,6 @@ export const schema = closed(
 );
 export type PixelBaselineConfig = Static<typeof schema>;
 
-/** Samples of a clip's sound in a window, frames and bands that the model sees. */
-const SOUND = { window: 256, times: 8, bands: 32 } as const;
-
 /** @param name the suite's name in the experiment; scores start with it */
 export function build(config: PixelBaselineConfig, name: string): Suite {
   if (config.tasks.includes("locate") && !config.reads.includes("video")) {
@@ -74,18 +65,6 @@ export function build(config: PixelBaselineConfig, name: string): Suite {
     );
   }
   return { type: config.type, run: (context) => run(config, name, context) };
-}
-
-/** Clips on the host, as the model reads them. */
-interface Table {
-  readonly samples: readonly Sample[];
-  readonly labels: Int32Array;
-  /** [clips, times · bands] */
-  readonly sound: Float32Array;
-  /** [clips, words] */
-  readonly words: Float32Array;
-  /** [clips, T, 2]: (x, y) in halves of the frame's sides from its middle. */
-  readonly centres: Float32Array;
 }
 
 async function run(
@@ -106,8 +85,8 @@ async function run(
     );
   }
   const vocabulary: string[] = [];
-  const fitted = await read(config, train, config.train_clips, vocabulary);
-  const held = await read(config, judged, config.clips, vocabulary);
+  const fitted = await readTable(config, train, config.train_clips, vocabulary);
+  const held = await readTable(config, judged, config.clips, vocabulary);
   const words = Math.max(1, vocabulary.length);
 
   device.activate();
@@ -257,170 +236,4 @@ async function run(
     );
   }
   return scores;
-}
-
-/** Distance of two paths [T, 2] in pixels, the mean over frames. */
-function meanDistance(a: Float32Array, b: Float32Array, width: number, height: number): number {
-  let sum = 0;
-  for (let t = 0; t < a.length; t += 2) {
-    sum += Math.hypot(((a[t]! - b[t]!) * width) / 2, ((a[t + 1]! - b[t + 1]!) * height) / 2);
-  }
-  return sum / (a.length / 2);
-}
-
-function meanCentres(centres: Float32Array, frames: number): Float32Array {
-  const length = frames * 2;
-  const count = centres.length / length;
-  const mean = new Float32Array(length);
-  centres.forEach((value, i) => (mean[i % length]! += value / count));
-  return mean;
-}
-
-/** The network: inputs by name to logits [B, classes] and centres [B, T, 2]. */
-function buildNetwork(
-  { reads, tasks: asked, width: channels }: PixelBaselineConfig,
-  classes: number,
-  words: number,
-  scope: Scope,
-) {
-  const stage = (name: string, inputs: number, stride: number): Layer =>
-    sequence([
-      conv(scope.child(`${name}/conv`), {
-        inputs,
-        outputs: channels,
-        strides: [1, stride, stride],
-        bias: false,
-        init: fanIn(2),
-      }),
-      groupNorm(scope.child(`${name}/norm`), { channels, groups: 8, activation: "silu" }),
-    ]);
-  const video = reads.includes("video")
-    ? sequence([stage("stage0", 3, 2), stage("stage1", channels, 2), stage("stage2", channels, 1)])
-    : undefined;
-  const embed = (name: (typeof modalities)[number], inputs: number) =>
-    reads.includes(name) ? dense(scope.child(name), { inputs, outputs: channels }) : undefined;
-  const sound = embed("audio", SOUND.times * SOUND.bands);
-  const text = embed("caption", words);
-  // Means over space of each half of the clip, so that the order of time is not lost.
-  const parts = (video ? 2 : 0) + Number(Boolean(sound)) + Number(Boolean(text));
-  const recognise = asked.includes("recognise")
-    ? {
-        fuse: dense(scope.child("recognise/fuse"), { inputs: parts * channels, outputs: channels }),
-        head: dense(scope.child("recognise/head"), { inputs: channels, outputs: classes }),
-      }
-    : undefined;
-  const locate = asked.includes("locate")
-    ? conv(scope.child("locate/head"), { inputs: channels, outputs: 1, kernel: [1, 1, 1] })
-    : undefined;
-
-  return (inputs: { readonly [name: string]: tf.Tensor }) => {
-    const map = video?.(normalise(inputs["clips"]!)); // [B, T, h, w, C]
-    let logits: tf.Tensor2D | undefined;
-    if (recognise) {
-      const seen: tf.Tensor[] = [];
-      if (map) {
-        const [b, t, h, w] = map.shape;
-        const half = Math.max(1, Math.floor(t / 2));
-        const mean = (from: number, count: number): tf.Tensor =>
-          tf.mean(
-            tf.reshape(tf.slice(map, [0, from], [b, count]), [b, count * h * w, channels]),
-            1,
-          );
-        seen.push(mean(0, half), mean(t - half, half));
-      }
-      if (sound) {
-        seen.push(gelu(sound(inputs["sound"]!)));
-      }
-      if (text) {
-        seen.push(gelu(text(inputs["words"]!)));
-      }
-      const all = seen.length === 1 ? seen[0]! : tf.concat(seen, 1);
-      logits = recognise.head(gelu(recognise.fuse(all))) as tf.Tensor2D;
-    }
-    let centres: tf.Tensor3D | undefined;
-    if (locate && map) {
-      const [b, t, h, w] = map.shape;
-      const weights = tf.softmax(tf.reshape(locate(map), [b, t, h * w])); // over space
-      const axis = (n: number, side: number, of: (i: number) => number): tf.Tensor1D =>
-        tf.tensor1d(Float32Array.from({ length: n }, (_, i) => (2 * (of(i) + 0.5)) / side - 1));
-      const x = tf.sum(
-        tf.mul(
-          weights,
-          axis(h * w, w, (i) => i % w),
-        ),
-        2,
-      );
-      const y = tf.sum(
-        tf.mul(
-          weights,
-          axis(h * w, h, (i) => Math.floor(i / w)),
-        ),
-        2,
-      );
-      centres = tf.stack([x, y], 2) as tf.Tensor3D; // [B, T, 2]
-    }
-    return { logits, centres };
-  };
-}
-
-/** Clips of a split with what the model reads beside pixels; words of the first split name the vocabulary. */
-async function read(
-  config: PixelBaselineConfig,
-  dataset: Dataset,
-  count: number,
-  vocabulary: string[],
-): Promise<Table> {
-  const indices = Array.from(chooseClips(dataset.size, count, config.seed));
-  const samples = await Promise.all(indices.map((index) => dataset.get(index, 0)));
-  if (vocabulary.length === 0) {
-    vocabulary.push(...new Set(samples.flatMap(({ caption }) => wordsOf(caption))));
-    vocabulary.sort();
-  }
-  const { frames, height, width } = dataset;
-  const words = new Float32Array(samples.length * Math.max(1, vocabulary.length));
-  const sound = new Float32Array(samples.length * SOUND.times * SOUND.bands);
-  const centres = new Float32Array(samples.length * frames * 2);
-  for (const [i, { caption, audio, factors }] of samples.entries()) {
-    for (const word of config.reads.includes("caption") ? wordsOf(caption) : []) {
-      const at = vocabulary.indexOf(word);
-      if (at >= 0) {
-        words[i * vocabulary.length + at] = 1;
-      }
-    }
-    if (config.reads.includes("audio") && audio) {
-      sound.set(bands(audio), i * SOUND.times * SOUND.bands);
-    }
-    if (config.tasks.includes("locate")) {
-      const [x, y] = [factors?.["x"], factors?.["y"]] as (readonly number[] | undefined)[];
-      if (x?.length !== frames || y?.length !== frames) {
-        throw new UserError(
-          `suite pixel-baseline: clips of ${dataset.type} do not say where their shape is`,
-          "leave locate out of `tasks`",
-        );
-      }
-      for (let t = 0; t < frames; t++) {
-        centres[(i * frames + t) * 2] = (2 * x[t]!) / width - 1;
-        centres[(i * frames + t) * 2 + 1] = (2 * y[t]!) / height - 1;
-      }
-    }
-  }
-  const labels = Int32Array.from(samples, ({ label }) => label);
-  return { samples, labels, sound, words, centres };
-}
-
-/** Log spectra averaged over times and bands, about zero: [times · bands]. */
-function bands(wave: Float32Array): Float32Array {
-  const spectra = logSpectra(wave, wave.length, SOUND.window);
-  const out = new Float32Array(SOUND.times * SOUND.bands);
-  const bins = spectra[0]!.length;
-  for (const [t, spectrum] of spectra.entries()) {
-    const time = Math.floor((t * SOUND.times) / spectra.length);
-    const share = Math.max(1, spectra.length / SOUND.times) * Math.max(1, bins / SOUND.bands);
-    spectrum.forEach((value, k) => {
-      const band = Math.floor((k * SOUND.bands) / bins);
-      out[time * SOUND.bands + band]! += value / share;
-    });
-  }
-  const mean = out.reduce((sum, v) => sum + v, 0) / out.length;
-  return out.map((v) => v - mean);
 }

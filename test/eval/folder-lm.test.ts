@@ -218,22 +218,25 @@ describe("a transformer of ours, exported", () => {
 
 describe("a folder that is not one", () => {
   const model = () => summingModel(true);
-  const fails = async (folder: string, message: string) =>
-    expect(openFolderLm(folder, vocabulary)).rejects.toThrow(message);
+  const refusal = (folder: string) =>
+    openFolderLm(folder, vocabulary).catch((error: unknown) => (error as Error).message);
 
   it("is told by one error", async () => {
-    await fails(join(tmpdir(), "tessera-no-such-folder"), "has no tokenizer.json");
-    await fails(folderOf(undefined), "has no onnx/model.onnx");
-    await fails(folderOf(Uint8Array.of(1, 2, 3)), "ONNX Runtime cannot open");
-    await fails(
-      folderOf(model(), { "tokenizer.json": { model: { type: "Unigram", vocab: [] } } }),
-      "expected BPE",
+    expect(await refusal(join(tmpdir(), "tessera-no-such-folder"))).toContain(
+      "has no tokenizer.json",
     );
+    expect(await refusal(folderOf(undefined))).toContain("has no onnx/model.onnx");
+    expect(await refusal(folderOf(Uint8Array.of(1, 2, 3)))).toContain("ONNX Runtime cannot open");
+    expect(
+      await refusal(
+        folderOf(model(), { "tokenizer.json": { model: { type: "Unigram", vocab: [] } } }),
+      ),
+    ).toContain("expected BPE");
     const g = new GraphBuilder("other");
     g.op("Identity", [g.input("pixels", "float32", [1, 3])], {}, "a");
     g.op("Identity", ["pixels"], {}, "b");
     g.output("a", "float32", [1, 3]);
     g.output("b", "float32", [1, 3]);
-    await fails(folderOf(g.finish()), 'no output "logits"');
+    expect(await refusal(folderOf(g.finish()))).toContain('no output "logits"');
   });
 });
