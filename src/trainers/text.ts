@@ -25,14 +25,9 @@ import { writeFileAtomic } from "../runtime/files.ts";
 import { Random } from "../runtime/random.ts";
 import { decodeSafetensors, encodeSafetensors } from "../runtime/safetensors.ts";
 import { float32, type HostTensor, int32 } from "../runtime/tensors.ts";
-import {
-  type Bpe,
-  type BpeVocabulary,
-  openBpe,
-  readTokenizerJson,
-  trainBpe,
-} from "../tokenizers/text/bpe.ts";
+import { type Bpe, type BpeVocabulary, openBpe, trainBpe } from "../tokenizers/text/bpe.ts";
 import { openHuggingFaceEncoder, readEncoderFolder } from "../tokenizers/text/huggingface.ts";
+import { readTokenizerJson } from "../tokenizers/text/tokenizer-json.ts";
 
 const wordsPath = (dir: string): string => join(dir, "modalities", "words.json");
 const bpePath = (dir: string): string => join(dir, "modalities", "bpe.json");

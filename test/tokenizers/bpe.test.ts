@@ -2,12 +2,9 @@
 
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import {
-  byteCharacters,
-  openBpe,
-  readTokenizerJson,
-  trainBpe,
-} from "../../src/tokenizers/text/bpe.ts";
+import { byteCharacters, openBpe, trainBpe } from "../../src/tokenizers/text/bpe.ts";
+import { readTokenizerJson, toJavaScript } from "../../src/tokenizers/text/tokenizer-json.ts";
+import { golden } from "./helpers.ts";
 
 const captions = [
   "a red circle moves left over a plain background",
@@ -61,12 +58,53 @@ describe("byte-level BPE", () => {
         model: { type: "BPE", vocab, merges: form },
       });
     for (const form of [merges.map((pair) => pair.join(" ")), [...merges]]) {
-      expect(readTokenizerJson(file(form), "t.json")).toEqual({ tokens, merges, special });
+      const read = readTokenizerJson(file(form), "t.json");
+      expect(read).toMatchObject({ tokens, merges, special });
+      // Cut as GPT-2 does, it tokenizes as the vocabulary it was written from.
+      for (const caption of [...captions, "It's  12 o'clock <eos>!"]) {
+        expect(openBpe(read).encode(caption)).toEqual(openBpe({ tokens, merges, special }).encode(caption)); // biome-ignore format: one call
+      }
     }
     expect(() => readTokenizerJson("{", "t.json")).toThrow(/not JSON/);
     expect(() => readTokenizerJson('{"model":{"type":"Unigram","vocab":{}}}', "t")).toThrow(
       /Unigram/,
     );
+  });
+
+  const hf = golden<{
+    texts: string[];
+    tokenizers: { name: string; file: object; ids: number[][]; decoded: string[] }[];
+  }>("bpe_tokenizers.json");
+  it.each(hf.tokenizers.map((one) => [one.name, one] as const))(
+    "tokenizes as Hugging Face's library does: %s",
+    (_, { file, ids, decoded }) => {
+      const made = openBpe(readTokenizerJson(JSON.stringify(file), "tokenizer.json"));
+      hf.texts.forEach((text, i) => {
+        expect([...made.encode(text)]).toEqual(ids[i]);
+        expect(made.decode(ids[i]!)).toBe(decoded[i]);
+      });
+    },
+  );
+
+  it("refuses files that cut texts in ways it does not know", () => {
+    const { file } = hf.tokenizers[0]! as { file: { [key: string]: object } };
+    const read = (changes: object) => readTokenizerJson(JSON.stringify({ ...file, ...changes }), "f.json"); // biome-ignore format: one call
+    expect(() => read({ pre_tokenizer: { type: "Metaspace" } })).toThrow(/Metaspace/);
+    expect(() => read({ pre_tokenizer: null })).toThrow(/pre-tokenizer/);
+    expect(() => read({ normalizer: { type: "StripAccents" } })).toThrow(/StripAccents/);
+    const suffix = { ...file["model"], end_of_word_suffix: "</w>" };
+    expect(() => read({ model: suffix })).toThrow(/prefixes or suffixes/);
+    const split = { type: "Split", pattern: { Regex: "\\p{N}{1,3}++" }, behavior: "Isolated" };
+    const sequence = { type: "Sequence", pretokenizers: [split, { type: "ByteLevel" }] };
+    expect(() => read({ pre_tokenizer: sequence })).toThrow(/does not translate/);
+  });
+
+  it("translates regular expressions of other engines", () => {
+    const matches = (pattern: string, text: string) => text.match(new RegExp(toJavaScript(pattern), "gu")); // biome-ignore format: one call
+    expect(matches("(?i:'s|'re)x", "'Sx 'RExq 'sX")).toEqual(["'Sx", "'REx"]);
+    expect(matches("\\s+", "a\u0085b\ufeffc\u00a0")).toEqual(["\u0085", "\u00a0"]);
+    expect(matches("[^\\s\\d]+", "ab 12\u0663c")).toEqual(["ab", "c"]);
+    expect(matches("\\w+\\-\\'", "é_1-' x")).toEqual(["é_1-'"]);
   });
 
   it("writes bytes as GPT-2 does", () => {

@@ -3,11 +3,9 @@
  * Text is cut into words, each word's UTF-8 bytes are the first tokens, and learned merges join
  * neighbours, the one learned first before others. Every text has tokens and comes back exactly.
  *
- * The vocabulary is learned from captions, or read from a Hugging Face `tokenizer.json` with a model of
- * type BPE and the ByteLevel pre-tokenizer.
+ * The vocabulary is learned from captions, or read from a Hugging Face `tokenizer.json`
+ * (tokenizer-json.ts), which may cut texts by rules of its own.
  */
-
-import { UserError } from "../../config/errors.ts";
 
 /** GPT-2's words: contractions, letters, digits and other signs, each with the space before it. */
 const WORDS = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
@@ -23,6 +21,34 @@ export function byteCharacters(): string[] {
   return Array.from({ length: 256 }, (_, b) => String.fromCodePoint(visible(b) ? b : extra++));
 }
 
+/** White space as Unicode has it, for character classes; JavaScript's \\s lacks U+0085 and adds U+FEFF. */
+export const SPACE =
+  "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const SPACE_BEFORE = new RegExp(`^[${SPACE}]+`, "u");
+const SPACE_BEHIND = new RegExp(`[${SPACE}]+$`, "u");
+
+/** One way of cutting texts into words. */
+export interface WordSplit {
+  /** A regular expression for the flags `gu`. */
+  readonly pattern: string;
+  /** What becomes words: matches and what lies between them, or one of the two. */
+  readonly keep: "all" | "matches" | "rest";
+}
+
+/** What happens to a text before its bytes are joined. */
+export interface BpeRules {
+  readonly normalize: readonly ("NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase")[];
+  /** One after the other, each on the pieces that the one before made. */
+  readonly words: readonly WordSplit[];
+  /** A space before each piece that has none. */
+  readonly prefixSpace: boolean;
+  /** Words that are tokens are not joined from their bytes. */
+  readonly wholeWords: boolean;
+  /** Special tokens that take the white space before or after them along. */
+  readonly swallowBefore: readonly string[];
+  readonly swallowAfter: readonly string[];
+}
+
 /** A vocabulary: plain data, to be kept as JSON. */
 export interface BpeVocabulary {
   /** Tokens in byte characters, in the order of their ids. */
@@ -31,6 +57,8 @@ export interface BpeVocabulary {
   readonly merges: readonly (readonly [string, string])[];
   /** Tokens that stand for themselves and are cut out of a text before anything else. */
   readonly special: readonly string[];
+  /** How texts are cut; as GPT-2 does when left out. */
+  readonly rules?: BpeRules;
 }
 
 export interface Bpe {
@@ -109,12 +137,57 @@ function join(parts: readonly string[], a: string, b: string): string[] {
   return joined;
 }
 
+/** How a piece of text is cut into words. */
+function wordsBy(rules: BpeRules | undefined): (text: string) => string[] {
+  if (!rules) {
+    return (text) => Array.from(text.matchAll(WORDS), ([word]) => word);
+  }
+  const patterns = rules.words.map(
+    ({ pattern, keep }) => [new RegExp(pattern, "gu"), keep] as const,
+  );
+  return (text) => {
+    let whole = text;
+    for (const form of rules.normalize) {
+      whole = form === "Lowercase" ? whole.toLowerCase() : whole.normalize(form);
+    }
+    if (whole === "") {
+      return [];
+    }
+    let pieces = [rules.prefixSpace && !whole.startsWith(" ") ? ` ${whole}` : whole];
+    for (const [pattern, keep] of patterns) {
+      pieces = pieces.flatMap((piece) => cutBy(piece, pattern, keep));
+    }
+    return pieces;
+  };
+}
+
+/** Matches of a pattern and what lies between them, or one of the two; nothing empty. */
+function cutBy(text: string, pattern: RegExp, keep: WordSplit["keep"]): string[] {
+  const pieces: string[] = [];
+  let at = 0;
+  for (const match of text.matchAll(pattern)) {
+    if (keep !== "matches") {
+      pieces.push(text.slice(at, match.index));
+    }
+    if (keep !== "rest") {
+      pieces.push(match[0]);
+    }
+    at = match.index + match[0].length;
+  }
+  if (keep !== "matches") {
+    pieces.push(text.slice(at));
+  }
+  return pieces.filter((piece) => piece !== "");
+}
+
 /** The functions of a vocabulary. */
 export function openBpe(vocabulary: BpeVocabulary): Bpe {
   const ids = new Map(vocabulary.tokens.map((token, id) => [token, id]));
   const ranks = new Map(vocabulary.merges.map(([a, b], rank) => [pairKey(a, b), rank]));
   const special = new Set(vocabulary.special);
   const known = new Map<string, readonly number[]>();
+  const { rules } = vocabulary;
+  const words = wordsBy(rules);
   const escaped = [...vocabulary.special]
     .sort((a, b) => b.length - a.length)
     .map((token) => token.replace(/[$()*+.?[\\\]^{|}]/g, "\\$&"));
@@ -126,6 +199,10 @@ export function openBpe(vocabulary: BpeVocabulary): Bpe {
       return found;
     }
     let parts = spell(word);
+    const whole = rules?.wholeWords === true ? ids.get(parts.join("")) : undefined;
+    if (whole !== undefined) {
+      return [whole];
+    }
     while (parts.length > 1) {
       let best = Number.POSITIVE_INFINITY;
       let at = 0;
@@ -149,16 +226,24 @@ export function openBpe(vocabulary: BpeVocabulary): Bpe {
     vocabulary,
     size: vocabulary.tokens.length,
     encode(text) {
+      const pieces = cut ? text.split(cut) : [text];
       const out: number[] = [];
-      for (const part of cut ? text.split(cut) : [text]) {
-        if (special.has(part)) {
-          out.push(ids.get(part)!);
-        } else {
-          for (const [word] of part.matchAll(WORDS)) {
-            out.push(...encodeWord(word));
-          }
+      pieces.forEach((piece, i) => {
+        if (i % 2 === 1) {
+          out.push(ids.get(piece)!); // what the parentheses of `cut` caught
+          return;
         }
-      }
+        let part = piece;
+        if (rules?.swallowBefore.includes(pieces[i + 1] ?? "")) {
+          part = part.replace(SPACE_BEHIND, "");
+        }
+        if (rules?.swallowAfter.includes(pieces[i - 1] ?? "")) {
+          part = part.replace(SPACE_BEFORE, "");
+        }
+        for (const word of words(part)) {
+          out.push(...encodeWord(word));
+        }
+      });
       return Int32Array.from(out);
     },
     decode(sequence) {
@@ -177,57 +262,4 @@ export function openBpe(vocabulary: BpeVocabulary): Bpe {
       return new TextDecoder().decode(Uint8Array.from(bytes));
     },
   };
-}
-
-/**
- * The vocabulary of a Hugging Face tokenizer.json.
- * @param text the file's content
- * @param name for messages, usually its path
- * @throws UserError when it is no byte-level BPE
- */
-export function readTokenizerJson(text: string, name: string): BpeVocabulary {
-  interface TokenizerJson {
-    model?: {
-      type?: string;
-      vocab?: { [token: string]: number };
-      merges?: (string | [string, string])[];
-    };
-    pre_tokenizer?: unknown;
-    added_tokens?: { id: number; content: string; special?: boolean }[];
-  }
-  let file: TokenizerJson;
-  try {
-    file = JSON.parse(text) as TokenizerJson;
-  } catch {
-    throw new UserError(`${name} is not JSON`, "give a Hugging Face tokenizer.json");
-  }
-  const { vocab, merges, type } = file.model ?? {};
-  if (!vocab || !merges || (type !== undefined && type !== "BPE")) {
-    throw new UserError(
-      `${name} holds a model of type ${type ?? "unknown"}, expected BPE`,
-      "byte-level BPE tokenizers (GPT-2, RoBERTa, Llama 3, ...) can be read",
-    );
-  }
-  if (!JSON.stringify(file.pre_tokenizer ?? null).includes('"ByteLevel"')) {
-    throw new UserError(
-      `${name} has no ByteLevel pre-tokenizer`,
-      "byte-level BPE tokenizers (GPT-2, RoBERTa, Llama 3, ...) can be read",
-    );
-  }
-  const added = file.added_tokens ?? [];
-  const tokens: string[] = [];
-  for (const [token, id] of Object.entries(vocab)) {
-    tokens[id] = token;
-  }
-  for (const { id, content } of added) {
-    tokens[id] = content;
-  }
-  const gap = Array.from(tokens).findIndex((token) => token === undefined);
-  if (gap >= 0) {
-    throw new UserError(`${name}: no token has the id ${gap}`, "the file is incomplete");
-  }
-  const pairs = merges.map((merge): [string, string] =>
-    typeof merge === "string" ? (merge.split(" ") as [string, string]) : merge,
-  );
-  return { tokens, merges: pairs, special: added.map(({ content }) => content) };
 }
