@@ -11,7 +11,7 @@ const WORD = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
 /** Classes that mean something else, or more, in the regular expressions of these files. */
 const CLASSES: { readonly [escape: string]: string } = { s: SPACE, d: "\\p{Nd}", w: WORD };
 /** Characters that may stand behind a backslash under JavaScript's flag `u`. */
-const ESCAPED = new Set([..."^$\\.*+?()[]{}|/-"]);
+const ESCAPED = new Set("^$\\.*+?()[]{}|/-");
 
 /** A regular expression of Rust's or Oniguruma's kind as JavaScript's, for flag `u`. */
 export function toJavaScript(pattern: string): string {
