@@ -15,7 +15,8 @@ import type ort from "onnxruntime-node";
 import { UserError } from "../../config/errors.ts";
 import { newline, pad, type WordVocabulary } from "../../models/text-lm.ts";
 import { loadOrt, type Ort } from "../../runtime/onnx/library.ts";
-import { type Bpe, openBpe, readTokenizerJson } from "../../tokenizers/text/bpe.ts";
+import { type Bpe, openBpe } from "../../tokenizers/text/bpe.ts";
+import { readTokenizerJson } from "../../tokenizers/text/tokenizer-json.ts";
 import type { Question, Verdict, WritingLm } from "./frozen-lm.ts";
 
 /** Most tokens that a word is waited for. */
