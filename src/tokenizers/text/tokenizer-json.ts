@@ -98,7 +98,7 @@ function splits(
     case "ByteLevel":
       return {
         splits: part["use_regex"] === false ? [] : [splitOf(name, GPT2, "all")],
-        prefixSpace: part["add_prefix_space"] !== false,
+        prefixSpace: part["add_prefix_space"] === true,
         bytes: true,
       };
     case "Digits": {
