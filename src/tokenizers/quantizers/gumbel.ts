@@ -114,7 +114,8 @@ export function build(config: GumbelConfig, scope: Scope): Quantizer {
     latentWidth: width,
     width,
     preNorm: false,
-    remedy: "raise quantizer.kl_weight, or let the temperature fall later (temperature_steps)",
+    remedy:
+      "take logits by distance to few channels (quantizer.logits=distance, width=8, logit_scale=8) with a small quantizer.entropy_weight (0.005), lower the learning rate, or let the temperature fall later (temperature_steps)",
 
     inputs: (grid, seed, step) => {
       const n = grid.reduce((a, b) => a * b, 1);
