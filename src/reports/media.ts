@@ -53,6 +53,7 @@ export function groupMedia(samples: readonly SampleFile[]): MediaGroup[] {
 export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): Html {
   let left = budget;
   const omitted: SampleFile[] = [];
+  const captions = captionsOf(groups.flatMap(({ files }) => files));
   const sections = groups.map(({ title, files }) => {
     const figures = files.flatMap((file) => {
       const type = shown[extname(file.path).toLowerCase()];
@@ -64,7 +65,7 @@ export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): H
         return [];
       }
       left -= file.bytes;
-      return [figure(file, type)];
+      return [figure(file, type, captions.get(nameOf(file)))];
     });
     return figures.length > 0 ? html`<h3>${title}</h3><div class="media">${figures}</div>` : html``;
   });
@@ -76,12 +77,32 @@ export function mediaHtml(groups: readonly MediaGroup[], budget = pageBudget): H
   }`;
 }
 
+/** A file's name without folders and extension. */
+const nameOf = ({ path }: SampleFile): string => path.replace(/\.[^.]*$/, "").replace(/^.*\//, "");
+
+/** What the run wrote about its samples, by their names. */
+function captionsOf(files: readonly SampleFile[]): ReadonlyMap<string, string> {
+  return new Map(
+    files
+      .filter(({ path }) => path.endsWith("-captions.json"))
+      .flatMap(({ file }) =>
+        Object.entries(JSON.parse(readFileSync(file, "utf8")) as { [name: string]: string }),
+      ),
+  );
+}
+
+/** Whether an MP4 has a sound track: its handler is named in the file's index. */
+const sounds = (bytes: Buffer): boolean => bytes.includes("soun") && bytes.includes("mp4a");
+
 function figure(file: SampleFile, type: string, title?: string): Html {
-  const source = `data:${type};base64,${readFileSync(file.file).toString("base64")}`;
-  const name = file.path.replace(/\.[^.]*$/, "").replace(/^.*\//, "");
-  const label = title ?? name.replace(/[-_]+/g, " ");
+  const bytes = readFileSync(file.file);
+  const source = `data:${type};base64,${bytes.toString("base64")}`;
+  const name = nameOf(file);
+  const label = title || name.replace(/[-_]+/g, " ");
   if (type.startsWith("video/")) {
-    return html`<figure class="card"><video src="${source}" autoplay loop muted playsinline aria-label="${label}"></video><figcaption>${label}</figcaption></figure>`;
+    // Browsers start films by themselves only without sound, so those with sound get controls.
+    const controls = sounds(bytes) && html` controls`;
+    return html`<figure class="card"><video src="${source}" autoplay loop muted playsinline${controls} aria-label="${label}"></video><figcaption>${label}</figcaption></figure>`;
   }
   return html`<figure class="card${/sheet|grid|worst|best/.test(name) ? " wide" : ""}"><img src="${source}" alt="${label}" loading="lazy"><figcaption>${label}</figcaption></figure>`;
 }

@@ -12,6 +12,7 @@ import { playable } from "../data/playable.ts";
 import { type Sound, writeGif, writeMp4 } from "../data/video.ts";
 import { clipGenerator } from "../eval/generation.ts";
 import type { Objective, TaskMixture } from "../objectives/objective.ts";
+import { writeFileAtomic } from "../runtime/files.ts";
 import { type HostTensor, uint8 } from "../runtime/tensors.ts";
 import { hostReconstructor } from "../tokenizers/host.ts";
 import type { ClipShape, Tokenizer } from "../tokenizers/tokenizer.ts";
@@ -134,7 +135,12 @@ async function taskSamples(
       const still = clip && stretched(clip, tokenizer.clip);
       samples.push({
         name: `generated-${String(i).padStart(2, "0")}-${task}`,
-        caption: `${task}: ${sources[i]!.caption}`,
+        caption: `${task}: ${sources[i]!.caption} (${[
+          ...(made.shown ? ["given"] : []),
+          ...(still ? ["made"] : []),
+          "original",
+          ...(made.audio ? ["sound made"] : []),
+        ].join(" | ")})`,
         clips: [
           ...(made.shown ? [made.shown[k]!] : []),
           ...(still ? [still] : []),
@@ -200,6 +206,12 @@ async function writeSamples(
   step: number,
 ): Promise<void> {
   const board = new EventWriter(join(run.dir, "tensorboard", stage), step);
+  const captions = samples.map(({ name, caption }) => [name, caption] as const);
+  // Read by the report: names of files say little of what was asked for.
+  writeFileAtomic(
+    join(run.dir, "samples", `${stage}-captions.json`),
+    `${JSON.stringify(Object.fromEntries(captions), null, 2)}\n`,
+  );
   for (const { name, caption, clips, audio } of samples) {
     const sheet = contactSheet(toFrames(clips, shape), { columns: COLUMNS });
     const png = await encodePng(sheet.data, sheet.width, sheet.height);
