@@ -13,6 +13,7 @@
 import { join } from "node:path";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { writeLossless } from "../data/video.ts";
 import { checkClipShape, ClipStream, chooseClips, clipKeys } from "./clips.ts";
 import { readBitstream, writeBitstream } from "./compression/bitstream.ts";
 import { bjontegaard, qualityAt, rateAt, type RatePoint } from "./compression/bjontegaard.ts";
@@ -41,10 +42,11 @@ export const schema = closed(
       description: "How many clips; all of the split when it has fewer.",
     }),
     sequences: Type.Optional(sequencesSchema),
-    lpips: Type.Union([Type.Literal("none"), Type.Literal("alexnet"), Type.Literal("vgg16")], {
-      default: "none",
-      description: "LPIPS of every point too, on this trunk. Needs its published weights.",
-    }),
+    lpips: Type.Optional(
+      Type.Union([Type.Literal("alexnet"), Type.Literal("vgg16")], {
+        description: "LPIPS of every point too, on this trunk. Needs its published weights.",
+      }),
+    ),
     codecs: Type.Array(Type.Enum([...codecNames]), {
       uniqueItems: true,
       default: ["x264", "x265", "svt-av1", "vp9"],
@@ -143,10 +145,13 @@ async function measure(
   }
   const anchors = new Set(config.codecs.filter((anchor) => found.get(anchor) === undefined));
   const videos: RatePicture[][] = [];
-  const perceptual = config.lpips === "none" ? undefined : openLpipsJudge(config.lpips, context);
+  const perceptual = config.lpips && openLpipsJudge(config.lpips, context);
   for await (const originals of videosOf(stream, whole)) {
     const judge = qualityJudge(dataset, originals, perceptual);
     const points = await tokenPoints(codec, dataset, originals, judge);
+    if (!whole && anchors.size > 0) {
+      await keepPictures(context, dataset, originals);
+    }
     for (const anchor of anchors) {
       try {
         points.push(...(await anchorPoints(anchor, context, dataset, originals, judge)));
@@ -330,6 +335,23 @@ async function decode(codec: TokenCodec, video: TokenVideo, size: number): Promi
   }
   return all;
 }
+
+/** What the codecs are given, for who wants to try them by hand: `scripts/check-rates.ts` does. */
+async function keepPictures(
+  context: EvalContext,
+  { frames, height, width, fps }: Dataset,
+  originals: Uint8Array,
+): Promise<void> {
+  if (originals.length > mostKept) {
+    return;
+  }
+  const clip = { data: originals, frames: originals.length / (height * width * 3), height, width };
+  await writeLossless(join(context.samplesDir(), codecInput), mosaicOf(clip, frames), fps);
+}
+
+/** The file of `keepPictures`; raw pictures of more bytes are not kept. */
+export const codecInput = "codecs-input.mkv";
+const mostKept = 2 ** 26;
 
 /** A codec's points. @throws CoderFailure */
 async function anchorPoints(

@@ -21,7 +21,6 @@ const config = {
   split: "validation",
   clips: 3,
   seed: 0,
-  lpips: "none",
   codecs: ["x264"],
 } satisfies SuiteConfig;
 
