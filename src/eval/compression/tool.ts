@@ -14,11 +14,7 @@ export const toolFlags: { readonly [codec: string]: ToolFlags } = {
   },
   x265: {
     extension: "hevc",
-    options: [
-      ...["-c:v", "libx265", "-preset", "medium"],
-      ...["-x265-params", "info=0:pools=none:frame-threads=1:log-level=none"],
-      ...["-bsf:v", "filter_units=remove_types=39-40"],
-    ],
+    options: "-c:v libx265 -preset medium -x265-params info=0:pools=none:frame-threads=1:log-level=none -bsf:v filter_units=remove_types=39-40".split(" "), // biome-ignore format: a command
   },
   "svt-av1": {
     extension: "ivf",
