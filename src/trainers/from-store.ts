@@ -11,7 +11,7 @@ import { openDataset } from "../data/registry.ts";
 import { readStoreInfo } from "../data/token-store/format.ts";
 import { TokenStore } from "../data/token-store/reader.ts";
 import { clipChanges } from "../objectives/changes.ts";
-import { usesAudio } from "../objectives/multimodal/objective.ts";
+import { usesAudio } from "../objectives/multimodal/config.ts";
 import type { ObjectiveConfig } from "../objectives/registry.ts";
 import { writeFileAtomic } from "../runtime/files.ts";
 import type { HostTensor } from "../runtime/tensors.ts";

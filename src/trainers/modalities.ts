@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { UserError } from "../config/errors.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { onePass } from "../data/loader.ts";
-import { type MultimodalConfig, usesAudio, usesText } from "../objectives/multimodal/objective.ts";
+import { type MultimodalConfig, usesAudio, usesText } from "../objectives/multimodal/config.ts";
 import type { TextConfig } from "../objectives/multimodal/text.ts";
 import type { TextTokenizer } from "../objectives/multimodal/words.ts";
 import type { TokenBatch } from "../objectives/objective.ts";

@@ -8,7 +8,7 @@ import type { Check } from "../config/resolve.ts";
 import type { Json } from "../config/tree.ts";
 import type { JsonSchema } from "../config/walk.ts";
 import { taskParts } from "../objectives/multimodal/layouts.ts";
-import { usesAudio } from "../objectives/multimodal/objective.ts";
+import { usesAudio } from "../objectives/multimodal/config.ts";
 import { checkObjective, type ObjectiveConfig, objectiveSchema } from "../objectives/registry.ts";
 import { checkScales, superTasks } from "../objectives/super-resolution/config.ts";
 import type { Experiment } from "./experiment.ts";

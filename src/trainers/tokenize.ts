@@ -26,7 +26,7 @@ import {
 } from "../data/token-store/format.ts";
 import type { Scope } from "../models/scope.ts";
 import { clipChanges } from "../objectives/changes.ts";
-import { usesAudio } from "../objectives/multimodal/objective.ts";
+import { usesAudio } from "../objectives/multimodal/config.ts";
 import type { ObjectiveConfig } from "../objectives/registry.ts";
 import { applyVariant, layoutOf } from "../objectives/variants.ts";
 import { writeFileAtomic } from "../runtime/files.ts";

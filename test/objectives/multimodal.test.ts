@@ -12,10 +12,8 @@ import {
   paddingShares,
   type Sizes,
 } from "../../src/objectives/multimodal/layouts.ts";
-import {
-  buildMultimodal,
-  type MultimodalConfig,
-} from "../../src/objectives/multimodal/objective.ts";
+import { type MultimodalConfig } from "../../src/objectives/multimodal/config.ts";
+import { buildMultimodal } from "../../src/objectives/multimodal/objective.ts";
 import {
   joinFactors,
   layVocabulary,

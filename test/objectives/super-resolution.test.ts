@@ -19,9 +19,9 @@ import type { Device } from "../../src/runtime/device.ts";
 import { Random } from "../../src/runtime/random.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
 import { enlargeClip, lowTokenizer, reduceClip } from "../../src/tokenizers/low-resolution.ts";
-import { buildTokenizer, type TokenizerConfig } from "../../src/tokenizers/registry.ts";
+import { buildTokenizer } from "../../src/tokenizers/registry.ts";
 import type { Tokenizer } from "../../src/tokenizers/tokenizer.ts";
-import { shake, toTensors } from "./support.ts";
+import { item, linearPatches, shake, toTensors } from "./support.ts";
 
 const grid = [2, 4, 4] as const;
 const low = [2, 2, 2] as const;
@@ -93,7 +93,6 @@ const batchOf = (size: number): TokenBatch => ({
   texts: Int32Array.from({ length: size * 3 }, (_, i) => (i % 3 === 2 ? -1 : i % 4)),
   size,
 });
-const item = (x: tf.Tensor): number => x.dataSync()[0]!;
 
 let device: Device;
 beforeAll(async () => {
@@ -313,16 +312,7 @@ describe("small clips", () => {
 
   test("the small tokenizer shares all variables of the large one", () => {
     const clip = { frames: 1, height: 16, width: 16 };
-    const tokenizer: TokenizerConfig = {
-      type: "patches",
-      patch_size: 4,
-      temporal_patch_size: 1,
-      linear: true,
-      l1_weight: 0,
-      l2_weight: 1,
-      image_share: 0,
-      quantizer: { type: "none", width: 3, kl_weight: 0 },
-    };
+    const tokenizer = linearPatches(3);
     const scope = Scope.root(0);
     const large = buildTokenizer(tokenizer, clip, scope);
     const before = scope.variables().size;

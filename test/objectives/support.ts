@@ -1,5 +1,6 @@
 /** @file Small transformers for the tests of models and objectives. */
 
+import type { TokenizerConfig } from "../../src/tokenizers/registry.ts";
 import * as tf from "@tensorflow/tfjs-core";
 import type { TransformerConfig } from "../../src/models/transformer.ts";
 import type { HostTensors } from "../../src/runtime/tensors.ts";
@@ -83,3 +84,18 @@ export function randomBatch(space: TokenSpace, size: number, seed: number): Toke
     size,
   };
 }
+
+/** A tokenizer of linear patches without quantization: pixels as they are, in `width` numbers a patch. */
+export const linearPatches = (width: number): Extract<TokenizerConfig, { type: "patches" }> => ({
+  type: "patches",
+  patch_size: 4,
+  temporal_patch_size: 1,
+  linear: true,
+  l1_weight: 0,
+  l2_weight: 1,
+  image_share: 0,
+  quantizer: { type: "none", width, kl_weight: 0 },
+});
+
+/** The one value of a scalar. */
+export const item = (x: tf.Tensor): number => x.dataSync()[0]!;

@@ -5,28 +5,14 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { Scope } from "../../src/models/scope.ts";
 import { openDevice } from "../../src/runtime/registry.ts";
 import { buildDiffusionDecoder } from "../../src/tokenizers/diffusion-decoder.ts";
-import {
-  buildTokenizer,
-  checkTokenizer,
-  type TokenizerConfig,
-} from "../../src/tokenizers/registry.ts";
-import { shake, toTensors } from "../objectives/support.ts";
+import { buildTokenizer, checkTokenizer } from "../../src/tokenizers/registry.ts";
+import { item, linearPatches, shake, toTensors } from "../objectives/support.ts";
 
 const decoder = { channels: 8, blocks: 1, patch_size: 2, weight: 1, steps: 3 };
-const config: TokenizerConfig = {
-  type: "patches",
-  patch_size: 4,
-  temporal_patch_size: 1,
-  linear: true,
-  l1_weight: 0,
-  l2_weight: 1,
-  image_share: 0,
-  quantizer: { type: "none", width: 4, kl_weight: 0 },
-};
+const config = linearPatches(4);
 const clip = { frames: 2, height: 8, width: 8 };
 const clips = (scale = 0.4): tf.Tensor5D =>
   tf.reshape(tf.sin(tf.mul(tf.range(0, 2 * 2 * 8 * 8 * 3), scale)), [2, 2, 8, 8, 3]);
-const item = (x: tf.Tensor): number => x.dataSync()[0]!;
 
 beforeAll(async () => {
   await openDevice({ type: "reference" });
