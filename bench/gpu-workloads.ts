@@ -7,20 +7,17 @@ import { fileURLToPath } from "node:url";
 import { loadConfig } from "../src/config/resolve.ts";
 import { Scope } from "../src/models/scope.ts";
 import { buildTransformer } from "../src/models/transformer.ts";
-import { buildCausalSampler } from "../src/objectives/causal-sampler.ts";
-import { buildMaskedSampler } from "../src/objectives/masked-sampler.ts";
 import type { TokenSpace } from "../src/objectives/objective.ts";
 import { buildObjective } from "../src/objectives/registry.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { Random } from "../src/runtime/random.ts";
 import { float32, type HostTensors, uint8 } from "../src/runtime/tensors.ts";
-import { MovingAverage } from "../src/trainers/ema.ts";
 import { checks, type Experiment, experimentSchema } from "../src/trainers/experiment.ts";
 import { makeTokenizer } from "../src/trainers/networks.ts";
-import { AdamW } from "../src/trainers/optimizers.ts";
 import { setVariable } from "../src/trainers/packing.ts";
-import { compileStage, type Task } from "../src/trainers/step.ts";
+import type { Task } from "../src/trainers/step.ts";
 import { toPixels } from "../src/trainers/tokenizer-stage.ts";
+import { bareTask, plainParts, samplerOf, trainingSteps } from "./stages.ts";
 
 export interface GpuWorkload {
   readonly title: string;
@@ -167,28 +164,9 @@ async function training(
   space: TokenSpace,
   device: Device,
   task: Task,
-  inputsAt: (step: number) => HostTensors,
 ): Promise<Opened> {
-  const optimizer = new AdamW(task.scope.trainable(), task.options, 1);
-  const average = new MovingAverage(optimizer.packs);
-  await average.start();
-  const functions = compileStage(device, task, optimizer, average);
-  let step = 0;
-  return {
-    config,
-    space,
-    parameters: task.scope.parameterCount(),
-    async run() {
-      const metrics = await functions.train(step, [inputsAt(step)]);
-      step += 1;
-      return metrics;
-    },
-    close() {
-      optimizer.dispose();
-      average.dispose();
-      task.scope.dispose();
-    },
-  };
+  const parameters = task.scope.parameterCount();
+  return { config, space, parameters, ...(await trainingSteps(device, task)) };
 }
 
 /** @param fresh another batch at every step, for loss curves */
@@ -202,27 +180,24 @@ export async function openTokenizer(
   const { frames, height, width } = tokenizer.clip;
   const shape = [batch, frames, height, width] as const;
   const first = clipsAt(0, shape);
-  const task: Task = {
-    stage: "tokenizer",
-    scope: tokenizer.scope,
-    options: config.trainer.tokenizer,
-    batches: () => Promise.reject(new Error("not used")),
-    loss(inputs, train) {
-      const { loss, metrics } = tokenizer.loss(
-        toPixels(inputs["clips"]!),
-        inputs["step"] as never,
-        train,
-      );
-      return { loss, metrics };
+  const task = bareTask(
+    {
+      stage: "tokenizer",
+      scope: tokenizer.scope,
+      options: config.trainer.tokenizer,
+      loss(inputs, train) {
+        const pixels = toPixels(inputs["clips"]!);
+        const { loss, metrics } = tokenizer.loss(pixels, inputs["step"] as never, train);
+        return { loss, metrics };
+      },
     },
-    validationBatches: 0,
-    validationBatch: () => Promise.reject(new Error("not used")),
-  };
+    (step) => ({
+      clips: uint8([...shape, 3], fresh ? clipsAt(step, shape) : first),
+      step: float32([], [fresh ? step : 0]),
+    }),
+  );
   const space = { grid: tokenizer.grid, factors: tokenizer.factors, classes: 0 };
-  return training(config, space, device, task, (step) => ({
-    clips: uint8([...shape, 3], fresh ? clipsAt(step, shape) : first),
-    step: float32([], [fresh ? step : 0]),
-  }));
+  return training(config, space, device, task);
 }
 
 export async function openTransformer(
@@ -240,22 +215,9 @@ export async function openTransformer(
   const tokens = grid[0] * grid[1] * grid[2];
   const labels = Int32Array.from({ length: batch }, (_, b) => b % CLASSES);
   if (twin === "decode") {
-    const { objective } = config;
-    const { model } = config;
-    if (
-      objective!.type === "multimodal" ||
-      objective!.type === "diffusion" ||
-      objective!.type === "super-resolution" ||
-      model?.type !== "transformer"
-    ) {
-      throw new Error("decoding workloads have masked or causal objectives");
-    }
-    const mask = objective!.type === "masked";
+    const { objective, model, mask } = plainParts(config);
     const transformer = buildTransformer(model, space, { mask }, scope);
-    const sample =
-      objective!.type === "masked"
-        ? buildMaskedSampler(device, transformer, objective!.sampling)
-        : buildCausalSampler(device, transformer, objective!.sampling);
+    const sample = samplerOf(device, transformer, objective);
     let seed = 0;
     scatter(scope);
     return {
@@ -289,14 +251,14 @@ export async function openTransformer(
     return objective.inputs({ ids, labels, size: batch }, config.seed, step, true);
   };
   const first = inputsAt(0);
-  const task: Task = {
-    stage: "transformer",
-    scope,
-    options: config.trainer.transformer,
-    batches: () => Promise.reject(new Error("not used")),
-    loss: (values) => objective.loss(values),
-    validationBatches: 0,
-    validationBatch: () => Promise.reject(new Error("not used")),
-  };
-  return training(config, space, device, task, (step) => (fresh ? inputsAt(step) : first));
+  const task = bareTask(
+    {
+      stage: "transformer",
+      scope,
+      options: config.trainer.transformer,
+      loss: (values) => objective.loss(values),
+    },
+    (step) => (fresh ? inputsAt(step) : first),
+  );
+  return training(config, space, device, task);
 }

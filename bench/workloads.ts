@@ -8,16 +8,13 @@ import { loadConfig } from "../src/config/resolve.ts";
 import { openDataset } from "../src/data/registry.ts";
 import { Scope } from "../src/models/scope.ts";
 import { buildTransformer, tokenCount } from "../src/models/transformer.ts";
-import { buildCausalSampler } from "../src/objectives/causal-sampler.ts";
-import { buildMaskedSampler } from "../src/objectives/masked-sampler.ts";
-import type { SampleOptions, TokenBatch, TokenSpace } from "../src/objectives/objective.ts";
-import { buildObjective, type ObjectiveConfig } from "../src/objectives/registry.ts";
+import type { TokenBatch, TokenSpace } from "../src/objectives/objective.ts";
+import { buildObjective } from "../src/objectives/registry.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { Random } from "../src/runtime/random.ts";
 import { openDevice } from "../src/runtime/registry.ts";
 import { float32, type HostTensor, type HostTensors, int32 } from "../src/runtime/tensors.ts";
 import { buildTokenizer } from "../src/tokenizers/registry.ts";
-import { MovingAverage } from "../src/trainers/ema.ts";
 import {
   checks,
   clipShape,
@@ -25,10 +22,10 @@ import {
   experimentSchema,
 } from "../src/trainers/experiment.ts";
 import { makeTokenizer } from "../src/trainers/networks.ts";
-import { AdamW } from "../src/trainers/optimizers.ts";
 import { getVariable } from "../src/trainers/packing.ts";
-import { compileStage, type Task } from "../src/trainers/step.ts";
+import type { Task } from "../src/trainers/step.ts";
 import { tokenizerTask } from "../src/trainers/tokenizer-stage.ts";
+import { bareTask, type PlainObjective, plainParts, samplerOf, trainingSteps } from "./stages.ts";
 
 /** What one repetition gave, to compare the two sides by. */
 export interface Outcome {
@@ -112,10 +109,11 @@ async function openTokenizer(threads: number): Promise<Workload> {
   const [inputs] = await task.batches(0);
   await Promise.all([train.close(), held.close()]);
   const space = { grid: tokenizer.grid, factors: tokenizer.factors, classes: 0 };
-  return training(config, space, device, task, (step) => ({
-    ...inputs!,
-    step: float32([], [step]),
-  }));
+  const measured = {
+    ...task,
+    batches: (step: number) => Promise.resolve([{ ...inputs!, step: float32([], [step]) }]),
+  };
+  return training(config, space, device, measured, { ...inputs!, step: float32([], [0]) });
 }
 
 /** An experiment of a transformer with what its parts need to be built. */
@@ -149,16 +147,16 @@ async function openTransformer(name: string, threads: number): Promise<Workload>
   const { config, model, device, space, batch, scope } = parts;
   const objective = buildObjective(parts.objective, model, space, scope);
   const inputs = objective.inputs(batch, config.seed, 0, true);
-  const task: Task = {
-    stage: "transformer",
-    scope,
-    options: config.trainer.transformer,
-    batches: () => Promise.resolve([inputs]),
-    loss: (values) => objective.loss(values),
-    validationBatches: 0,
-    validationBatch: () => Promise.resolve(inputs),
-  };
-  return training(config, space, device, task, () => inputs);
+  const task = bareTask(
+    {
+      stage: "transformer",
+      scope,
+      options: config.trainer.transformer,
+      loss: (values) => objective.loss(values),
+    },
+    () => inputs,
+  );
+  return training(config, space, device, task, inputs);
 }
 
 /** The training step of a stage, repeated on one batch. */
@@ -167,54 +165,29 @@ async function training(
   space: TokenSpace,
   device: Device,
   task: Task,
-  inputsAt: (step: number) => HostTensors,
+  batch: HostTensors,
 ): Promise<Workload> {
-  const optimizer = new AdamW(task.scope.trainable(), task.options, 1);
-  const average = new MovingAverage(optimizer.packs);
-  await average.start();
-  const functions = compileStage(device, task, optimizer, average);
-  let step = 0;
+  const { run, close } = await trainingSteps(device, task);
   return {
     config,
     space,
     device,
     parameters: task.scope.parameterCount(),
-    tensors: await tensorsOf(task.scope, inputsAt(0)),
-    async run() {
-      const scalars = await functions.train(step, [inputsAt(step)]);
-      step += 1;
-      return { scalars };
-    },
+    tensors: await tensorsOf(task.scope, batch),
+    run: async () => ({ scalars: await run() }),
     close() {
-      optimizer.dispose();
-      average.dispose();
-      task.scope.dispose();
+      close();
       device.dispose();
     },
   };
 }
 
 async function openDecoding(name: string, threads: number): Promise<Workload> {
-  const { config, model, objective, device, space, batch, scope } = await transformerParts(
-    name,
-    threads,
-  );
-  if (
-    objective.type === "multimodal" ||
-    objective.type === "diffusion" ||
-    objective.type === "super-resolution" ||
-    model.type !== "transformer"
-  ) {
-    throw new Error("decoding workloads have masked or causal objectives");
-  }
-  const mask = objective.type === "masked";
+  const { config, device, space, batch, scope } = await transformerParts(name, threads);
+  const { objective, model, mask } = plainParts(config);
   const transformer = buildTransformer(model, space, { mask }, scope.child("transformer"));
-  const sampler = (choice: SimpleObjective): Sampler =>
-    choice.type === "masked"
-      ? buildMaskedSampler(device, transformer, choice.sampling)
-      : buildCausalSampler(device, transformer, choice.sampling);
-  const sample = sampler(objective);
-  const greedy = sampler(withoutNoise(objective));
+  const sample = samplerOf(device, transformer, objective);
+  const greedy = samplerOf(device, transformer, withoutNoise(objective));
   const { labels } = batch;
   let seed = 0;
   return {
@@ -235,14 +208,8 @@ async function openDecoding(name: string, threads: number): Promise<Workload> {
   };
 }
 
-type Sampler = (options: SampleOptions) => Promise<Int32Array>;
-type SimpleObjective = Exclude<
-  ObjectiveConfig,
-  { type: "multimodal" | "diffusion" | "super-resolution" }
->;
-
 /** The objective with the likeliest token always, so that both sides make the same ones. */
-function withoutNoise(objective: SimpleObjective): SimpleObjective {
+function withoutNoise(objective: PlainObjective): PlainObjective {
   return objective.type === "masked"
     ? { ...objective, sampling: { ...objective.sampling, temperature: 0, choice_temperature: 0 } }
     : { ...objective, sampling: { ...objective.sampling, temperature: 0 } };
