@@ -167,16 +167,16 @@ async function training(
   task: Task,
   batch: HostTensors,
 ): Promise<Workload> {
-  const { run, close } = await trainingSteps(device, task);
+  const steps = await trainingSteps(device, task);
   return {
     config,
     space,
     device,
     parameters: task.scope.parameterCount(),
     tensors: await tensorsOf(task.scope, batch),
-    run: async () => ({ scalars: await run() }),
+    run: async () => ({ scalars: await steps.run() }),
     close() {
-      close();
+      steps.close();
       device.dispose();
     },
   };

@@ -219,8 +219,18 @@ void spaceToDepth(const Instruction& i, Slots& s, Machine&) {
       x.reshape({b, t, bt, h, bh, w, bw, c}).permute({0, 1, 3, 5, 2, 4, 6, 7}).reshape({b, t, h, w, c * bt * bh * bw}));
 }
 
-// Tensors of any shape and type laid end to end, each converted and copied once.
+// Tensors of any shape and type laid end to end, each converted and copied once; many small ones by few kernels.
 void join(const Instruction& i, Slots& s, Machine&) {
+  std::vector<Tensor> flat;
+  for (size_t k = 0; k < i.in.size(); k++) {
+    const Tensor& part = arg(i, s, k);
+    if (part.scalar_type() != i.specs[0].type || !part.is_contiguous()) break;
+    flat.push_back(part.view({-1}));
+  }
+  if (flat.size() == i.in.size() && flat.size() > 4 && i.specs[0].numel() < int64_t{1} << 22) {
+    put(i, s, 0, at::cat(flat));
+    return;
+  }
   Tensor y = at::empty(i.specs[0].shape, arg(i, s, 0).options().dtype(i.specs[0].type));
   int64_t offset = 0;
   for (size_t k = 0; k < i.in.size(); k++) {

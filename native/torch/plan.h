@@ -102,6 +102,7 @@ void addNetworks(Registry&);
 void addFused(Registry&);
 void addDecoding(Registry&);
 void addLoops(Registry&);
+void addGelu(Registry&);
 void addDistributed(Registry&);
 const Registry& kernels();
 

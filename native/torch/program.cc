@@ -38,6 +38,7 @@ const Registry& kernels() {
     addFused(r);
     addDecoding(r);
     addLoops(r);
+    addGelu(r);
     addDistributed(r);
     return r;
   }();

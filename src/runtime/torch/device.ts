@@ -18,6 +18,7 @@ import { type Group, type Membership, openGroup } from "../group.ts";
 import { orderCollectives } from "./collectives.ts";
 import { fewRows } from "./few-rows.ts";
 import { fuse } from "./fuse.ts";
+import { sumInGelu } from "./gelu-sums.ts";
 import { writeInPlace } from "./in-place.ts";
 import { TORCH_FEATURES, TORCH_RULES } from "./lowering.ts";
 import {
@@ -73,7 +74,7 @@ export function optimised(
       each.body ? { ...each, body: finished(carryInPlace(each.body)) } : each,
     );
     const whole = { ...part, instructions };
-    const normed = addInNorms(cuda ? padInNorms(whole) : whole);
+    const normed = sumInGelu(addInNorms(cuda ? padInNorms(whole) : whole));
     return fused ? writeInPlace(fuse(normed)) : normed;
   };
   const outside = carryInPlace(fewRows(outOfLoops(withoutDead(plan))));

@@ -3,6 +3,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import {
   attention,
+  gelu,
   type GroupNormOptions,
   groupNorm,
   layerNorm,
@@ -200,6 +201,21 @@ export const compositeCases: readonly KernelCase[] = [
     ],
     gradients: ["x", "a", "b"],
     tolerance: NORM,
+  },
+  {
+    name: "an MLP with GELU and biases",
+    inputs: {
+      x: normals("mlp x", [37, 64]),
+      w1: normals("mlp w1", [64, 128], 0.2),
+      b1: normals("mlp b1", [128]),
+      w2: normals("mlp w2", [128, 64], 0.1),
+      b2: normals("mlp b2", [64]),
+    },
+    run: ({ x, w1, b1, w2, b2 }) => {
+      const inner = gelu(tf.add(tf.matMul(x as tf.Tensor2D, w1 as tf.Tensor2D), b1!));
+      return tf.add(tf.matMul(inner as tf.Tensor2D, w2 as tf.Tensor2D), b2!);
+    },
+    gradients: ["x", "w1", "b1", "w2", "b2"],
   },
   stream("64 channels", 2, 7, 64),
   stream("36 channels", 1, 3, 36),
