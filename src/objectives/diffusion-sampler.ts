@@ -15,7 +15,8 @@ import {
 } from "../models/diffusion-transformer.ts";
 import type { Device } from "../runtime/device.ts";
 import { Random } from "../runtime/random.ts";
-import { float32, type HostTensors, int32, sizeOf } from "../runtime/tensors.ts";
+import { scan } from "../runtime/scan.ts";
+import { float32, type HostTensor, type HostTensors, int32, sizeOf } from "../runtime/tensors.ts";
 import { ddimStep, type NoiseSchedule, samplerSteps, signalOf } from "../models/noise-schedule.ts";
 import {
   checkGuidance,
@@ -86,30 +87,24 @@ export function buildDiffusionSampler(
   const frame = grid[1] * grid[2] * width;
   const length = sizeOf(grid) * width;
 
-  const step = device.compile("diffusion/step", (inputs) => {
-    const z = inputs.z as tf.Tensor5D;
-    const { alpha, sigma, nextAlpha, nextSigma, scale } = inputs as { [name: string]: tf.Scalar };
-    const known = inputs.known as tf.Tensor5D | undefined;
-    const codes = inputs.codes as tf.Tensor5D | undefined;
+  /** One step: the latents and the estimate of what is behind them, to those of the next level. */
+  const step = (
+    { z, estimate }: { readonly z: tf.Tensor5D; readonly estimate: tf.Tensor5D },
+    turn: { readonly [name: string]: tf.Tensor },
+    inputs: { readonly [name: string]: tf.Tensor },
+  ) => {
+    const { alpha, sigma, nextAlpha, nextSigma, scale } = turn as { [name: string]: tf.Scalar };
+    const known = inputs["known"] as tf.Tensor5D | undefined;
+    const codes = inputs["codes"] as tf.Tensor5D | undefined;
     const given = codes && (tf.div(tf.sub(codes, mean), deviation) as tf.Tensor5D);
-    const seen = networkInput(
-      z,
-      inputs.estimate as tf.Tensor5D,
-      given ?? z,
-      known && blind ? tf.zerosLike(known) : known,
-      network,
-    );
-    const time = inputs.time as tf.Tensor2D;
-    const labels = inputs.labels as tf.Tensor1D;
+    const shown = known && blind ? tf.zerosLike(known) : known;
+    const seen = networkInput(z, estimate, given ?? z, shown, network);
+    const time = turn["time"] as tf.Tensor2D;
+    const labels = inputs["labels"] as tf.Tensor1D;
     let v: tf.Tensor5D;
     if (both) {
-      const unseen = networkInput(
-        z,
-        inputs.estimate as tf.Tensor5D,
-        given ?? z,
-        known && tf.zerosLike(known),
-        network,
-      );
+      const hidden = known && tf.zerosLike(known);
+      const unseen = networkInput(z, estimate, given ?? z, hidden, network);
       const all = transformer.predict(tf.concat([seen, unseen]), tf.tile(time, [2, 1]), labels);
       const [conditional, free] = tf.split(all, 2) as [tf.Tensor5D, tf.Tensor5D];
       v = tf.add(free, tf.mul(scale!, tf.sub(conditional, free)));
@@ -121,10 +116,23 @@ export function buildDiffusionSampler(
       x = tf.add(tf.mul(given, known), tf.mul(x, tf.sub(1, known)));
     }
     const levels = { alpha: alpha!, sigma: sigma!, nextAlpha: nextAlpha!, nextSigma: nextSigma! };
+    return { z: ddimStep(z, v, x, levels), estimate: x };
+  };
+  /** Several steps in one call, as many as the turns that it is given. */
+  const run = device.compile("diffusion/steps", (inputs) => {
+    const { z, estimate, labels, known, codes, ...turns } = inputs;
+    const beside = { labels: labels!, ...(known && { known }), ...(codes && { codes }) };
+    const { carry } = scan(
+      turns["alpha"]!.shape[0]!,
+      { carry: { z: z!, estimate: estimate! }, slices: turns },
+      (_, given, turn) => ({
+        carry: step(given as unknown as Parameters<typeof step>[0], turn, beside),
+      }),
+    );
     return {
-      z: ddimStep(z, v, x, levels),
-      estimate: x,
-      codes: tf.add(tf.mul(x, deviation), mean),
+      z: carry["z"]!,
+      estimate: carry["estimate"]!,
+      codes: tf.add(tf.mul(carry["estimate"]!, deviation), mean),
     };
   });
 
@@ -153,26 +161,32 @@ export function buildDiffusionSampler(
       z: float32(shape, noise),
       estimate: float32(shape, new Float32Array(size * length)),
     };
-    for (const [i, t] of steps.entries()) {
-      const next = steps[i + 1];
-      const times = Array<number>(size).fill(t);
-      const {
-        z,
-        estimate,
-        codes: made,
-      } = await step({
+    const together = device.loops ? steps.length : 1;
+    for (let first = 0; first < steps.length; first += together) {
+      const turns = steps.slice(first, first + together);
+      const each = (of: (t: number, place: number) => number): HostTensor =>
+        float32(
+          [together],
+          Float32Array.from(turns, (t, k) => of(t, first + k)),
+        );
+      const after = (place: number, levels: ArrayLike<number>, last: number): number =>
+        place + 1 < steps.length ? levels[steps[place + 1]!]! : last;
+      const { alpha, sigma } = schedule;
+      state = await run({
         ...shared,
-        z: state.z!,
-        estimate: state.estimate!,
-        time: float32([size, TIME_FEATURES], timeFeatures(times)),
-        alpha: float32([], [schedule.alpha[t]!]),
-        sigma: float32([], [schedule.sigma[t]!]),
-        nextAlpha: float32([], [next === undefined ? 1 : schedule.alpha[next]!]),
-        nextSigma: float32([], [next === undefined ? 0 : schedule.sigma[next]!]),
-        scale: float32([], [guidanceScale(sampling, i + 1, steps.length)]),
+        z: state["z"]!,
+        estimate: state["estimate"]!,
+        time: float32(
+          [together, size, TIME_FEATURES],
+          timeFeatures(turns.flatMap((t) => Array<number>(size).fill(t))),
+        ),
+        alpha: each((t) => alpha[t]!),
+        sigma: each((t) => sigma[t]!),
+        nextAlpha: each((_, place) => after(place, alpha, 1)),
+        nextSigma: each((_, place) => after(place, sigma, 0)),
+        scale: each((_, place) => guidanceScale(sampling, place + 1, steps.length)),
       });
-      state = { z: z!, estimate: estimate!, codes: made! };
-      onProgress?.(i + 1, steps.length);
+      onProgress?.(first + together, steps.length);
     }
     const made = Float32Array.from(state.codes!.data as Float32Array);
     for (let b = 0; shows && b < size; b++) {
