@@ -23,6 +23,46 @@ FORCE long start(long b, int frames, int whole, int first) {
   return frames == 0 ? b * (long)P * C : ((b / frames) * (long)whole + first + b % frames) * (long)P * C;
 }
 
+// A part's rows.
+struct Range {
+  int begin, end;
+};
+FORCE Range rangeOf(int parts) {
+  const int step = (P + parts - 1) / parts, begin = blockIdx.x * step;
+  return {begin, min(P, begin + step)};
+}
+
+// Every thread's two sums of its VEC channels, where all threads of the block can read them when it returns.
+FORCE void spread(float (&sums)[2][THREADS / LANES][C], const float* a, const float* b) {
+  const int lane = threadIdx.x % LANES, row = threadIdx.x / LANES;
+  #pragma unroll
+  for (int v = 0; v < VEC; v++) {
+    sums[0][row][lane * VEC + v] = a[v];
+    sums[1][row][lane * VEC + v] = b[v];
+  }
+  __syncthreads();
+}
+
+// Both sums over the block's rows and over `count` channels from `first` on.
+FORCE void collect(float (&sums)[2][THREADS / LANES][C], int first, int count, float* out) {
+  float a = 0.0f, b = 0.0f;
+  for (int r = 0; r < ROWS; r++) {
+    for (int k = first; k < first + count; k++) {
+      a += sums[0][r][k];
+      b += sums[1][r][k];
+    }
+  }
+  out[0] = a;
+  out[1] = b;
+}
+
+// The gradient before the activation: h is the normalised value, a and c its scale and shift.
+FORCE float beforeSilu(float d, float h, float a, float c) {
+  if (!SILU) return d;
+  const float z = h * a + c, t = sigmoid(z);
+  return d * t * (1.0f + z * (1.0f - t));
+}
+
 // Sums of x - pivot and its square for each group and part of the rows.
 extern "C" __global__ void gnStats(const X* __restrict__ x, float* part, int parts) {
   __shared__ float sums[2][THREADS / LANES][C];
@@ -35,8 +75,8 @@ extern "C" __global__ void gnStats(const X* __restrict__ x, float* part, int par
     pivot[v] = get(base[(lane * VEC + v) / (C / G) * (C / G)]);
     s[v] = q[v] = 0.0f;
   }
-  const int step = (P + parts - 1) / parts, begin = blockIdx.x * step, end = min(P, begin + step);
-  for (int p = begin + row; p < end; p += ROWS) {
+  const Range own = rangeOf(parts);
+  for (int p = own.begin + row; p < own.end; p += ROWS) {
     const Pack<X> a = load(base + (long)p * C + lane * VEC);
     #pragma unroll
     for (int v = 0; v < VEC; v++) {
@@ -45,22 +85,9 @@ extern "C" __global__ void gnStats(const X* __restrict__ x, float* part, int par
       q[v] += d * d;
     }
   }
-  #pragma unroll
-  for (int v = 0; v < VEC; v++) {
-    sums[0][row][lane * VEC + v] = s[v];
-    sums[1][row][lane * VEC + v] = q[v];
-  }
-  __syncthreads();
+  spread(sums, s, q);
   for (int g = threadIdx.x; g < G; g += THREADS) {
-    float a = 0.0f, c = 0.0f;
-    for (int r = 0; r < ROWS; r++)
-      for (int k = 0; k < C / G; k++) {
-        a += sums[0][r][g * (C / G) + k];
-        c += sums[1][r][g * (C / G) + k];
-      }
-    float* out = part + ((b * parts + blockIdx.x) * G + g) * 2;
-    out[0] = a;
-    out[1] = c;
+    collect(sums, g * (C / G), C / G, part + ((b * parts + blockIdx.x) * G + g) * 2);
   }
 }
 
@@ -95,8 +122,8 @@ extern "C" __global__ void gnApply(const X* __restrict__ x, const float* __restr
     a[v] = rate * scale[k];
     c[v] = shift[k] - mean * a[v];
   }
-  const int step = (P + parts - 1) / parts, begin = blockIdx.x * step, end = min(P, begin + step);
-  for (int p = begin + row; p < end; p += ROWS) {
+  const Range own = rangeOf(parts);
+  for (int p = own.begin + row; p < own.end; p += ROWS) {
     const Pack<X> in = load(base + (long)p * C + lane * VEC);
     Pack<Y> made;
     #pragma unroll
@@ -128,38 +155,19 @@ extern "C" __global__ void gnGradSums(const X* __restrict__ x, const D* __restri
     c[v] = shift[k];
     s[v] = q[v] = 0.0f;
   }
-  const int step = (P + parts - 1) / parts, begin = blockIdx.x * step, end = min(P, begin + step);
-  for (int p = begin + row; p < end; p += ROWS) {
+  const Range own = rangeOf(parts);
+  for (int p = own.begin + row; p < own.end; p += ROWS) {
     const Pack<X> in = load(base + (long)p * C + lane * VEC);
     const Pack<D> up = load(grads + (long)p * C + lane * VEC);
     #pragma unroll
     for (int v = 0; v < VEC; v++) {
-      const float h = (get(in.v[v]) - mean[v]) * rate[v];
-      float d = get(up.v[v]);
-      if (SILU) {
-        const float z = h * a[v] + c[v], t = sigmoid(z);
-        d *= t * (1.0f + z * (1.0f - t));
-      }
+      const float h = (get(in.v[v]) - mean[v]) * rate[v], d = beforeSilu(get(up.v[v]), h, a[v], c[v]);
       s[v] += d;
       q[v] += d * h;
     }
   }
-  #pragma unroll
-  for (int v = 0; v < VEC; v++) {
-    sums[0][row][lane * VEC + v] = s[v];
-    sums[1][row][lane * VEC + v] = q[v];
-  }
-  __syncthreads();
-  for (int k = threadIdx.x; k < C; k += THREADS) {
-    float u = 0.0f, w = 0.0f;
-    for (int r = 0; r < ROWS; r++) {
-      u += sums[0][r][k];
-      w += sums[1][r][k];
-    }
-    float* out = part + ((b * parts + blockIdx.x) * C + k) * 2;
-    out[0] = u;
-    out[1] = w;
-  }
+  spread(sums, s, q);
+  for (int k = threadIdx.x; k < C; k += THREADS) collect(sums, k, 1, part + ((b * parts + blockIdx.x) * C + k) * 2);
 }
 
 // Parts added up: channel [B, C, 2], and group [B, G, 2] weighted by the scale and divided by the group's size.
@@ -222,19 +230,14 @@ extern "C" __global__ void gnGradApply(const X* __restrict__ x, const D* __restr
     a[v] = scale[k];
     c[v] = shift[k];
   }
-  const int step = (P + parts - 1) / parts, begin = blockIdx.x * step, end = min(P, begin + step);
-  for (int p = begin + row; p < end; p += ROWS) {
+  const Range own = rangeOf(parts);
+  for (int p = own.begin + row; p < own.end; p += ROWS) {
     const Pack<X> in = load(base + (long)p * C + lane * VEC);
     const Pack<D> up = load(grads + (long)p * C + lane * VEC);
     Pack<Y> made;
     #pragma unroll
     for (int v = 0; v < VEC; v++) {
-      const float h = (get(in.v[v]) - mean[v]) * rate[v];
-      float d = get(up.v[v]);
-      if (SILU) {
-        const float z = h * a[v] + c[v], t = sigmoid(z);
-        d *= t * (1.0f + z * (1.0f - t));
-      }
+      const float h = (get(in.v[v]) - mean[v]) * rate[v], d = beforeSilu(get(up.v[v]), h, a[v], c[v]);
       put(made.v[v], rate[v] * (d * a[v] - u[v] - h * w[v]));
     }
     store(out + (long)p * C + lane * VEC, made);
