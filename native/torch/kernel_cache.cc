@@ -192,7 +192,7 @@ static bool& overlapping() {
     int device = 0, major = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major >= 9 && api().launchKernelEx && !(given && std::string(given) == "0");
+    return major >= 9 && api().launchKernelEx && given && std::string(given) == "1";
   }();
   return on;
 }
