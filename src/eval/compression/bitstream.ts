@@ -59,10 +59,8 @@ export function writeBitstream(stream: Bitstream): Uint8Array {
   out.uint32(stream.idsChecksum);
   out.number(stream.payload.length);
   out.bytes(stream.payload);
-  const bytes = out.finish();
-  const end = new ByteWriter();
-  end.uint32(checksum(bytes));
-  return Uint8Array.of(...bytes, ...end.finish());
+  out.uint32(checksum(out.finish()));
+  return out.finish();
 }
 
 /**

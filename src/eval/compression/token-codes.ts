@@ -145,7 +145,10 @@ function encodeAdaptive(ids: Int32Array, factors: readonly number[]): Uint8Array
     return coder.finish();
   });
   const best = coded.reduce((b, bytes, i) => (bytes.length < coded[b]!.length ? i : b), 0);
-  return Uint8Array.of(best, ...coded[best]!);
+  const out = new Uint8Array(1 + coded[best]!.length);
+  out[0] = best;
+  out.set(coded[best]!, 1);
+  return out;
 }
 
 function decodeAdaptive(bytes: Uint8Array, ids: Int32Array, factors: readonly number[]): void {
@@ -187,7 +190,7 @@ function encodeStatic(ids: Int32Array, factors: readonly number[]): Uint8Array {
     // Too many symbols for a table of 16 bits: plain digits cost no more than the table would.
     if (used.length > 2 ** 14) {
       out.number(0);
-      const size = Math.max(...used) + 1;
+      const size = used.at(-1)! + 1; // sorted
       out.number(size);
       writeBlock(out, encodeUniform(Int32Array.from(stream), [size]));
       continue;

@@ -144,6 +144,20 @@ describe("bitstream", () => {
     expect(bytes.length - stream.payload.length).toBeLessThan(45);
   });
 
+  it("may be long: nothing grows with the call stack", async () => {
+    const tokens = 150_000;
+    const random = new Random(3, "long");
+    const ids = Int32Array.from(random.uniforms(tokens), (u) => Math.floor(u * 65_000));
+    const given = { ...context(tokens, [65_000], 1), prior: undefined } as unknown as CodeContext;
+    for (const code of ["uniform", "static", "adaptive"] as const) {
+      const payload = await encodeTokens(code, ids, given);
+      expect(payload.length).toBeGreaterThan(250_000);
+      const file = writeBitstream({ ...stream, payload });
+      const back = await decodeTokens(code, readBitstream(file, "long.tsrv").payload, 1, given);
+      expect(Buffer.compare(Buffer.from(back.buffer), Buffer.from(ids.buffer))).toBe(0);
+    }
+  });
+
   it("says so when any byte is changed or missing", () => {
     const bytes = writeBitstream(stream);
     for (let at = 0; at < bytes.length; at++) {
