@@ -27,7 +27,10 @@ const record = JSON.parse(
 ) as RateDistortion;
 const { frames, height, width } = record;
 const ffmpeg = (...args: string[]): Buffer =>
-  execFileSync("ffmpeg", ["-y", "-v", "error", ...args], { maxBuffer: 2 ** 31 - 1 });
+  execFileSync("ffmpeg", ["-y", "-v", "error", ...args], {
+    maxBuffer: 2 ** 31 - 1,
+    env: { ...process.env, SVT_LOG: "1" },
+  });
 
 /** RGB pictures of a file by the tool's own decoder and scaler, out of their mosaic. */
 const clipFrames = Number(process.argv[3] ?? 17);
