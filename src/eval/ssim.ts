@@ -204,9 +204,11 @@ export function planeSsim(
     );
   const mx = filter(x);
   const my = filter(y);
-  const xx = filter(product(x, x));
-  const yy = filter(product(y, y));
   const xy = filter(product(x, y));
+  // Without clamping only the sum of both variances counts: one filter less.
+  const clamped = convention.clamp !== "none";
+  const xx = filter(clamped ? product(x, x) : squares(x, y));
+  const yy = clamped ? filter(product(y, y)) : undefined;
   const c1 = (0.01 * peak) ** 2;
   const c2 = (0.03 * peak) ** 2;
   const window = taps.length * taps.length;
@@ -221,17 +223,17 @@ export function planeSsim(
       const i = row * mapWidth + column;
       const ux = mx[i]!;
       const uy = my[i]!;
-      let vx = scale * (xx[i]! - ux * ux);
-      let vy = scale * (yy[i]! - uy * uy);
+      let both = scale * (xx[i]! - ux * ux - uy * uy);
       let vxy = scale * (xy[i]! - ux * uy);
-      if (convention.clamp !== "none") {
-        vx = Math.max(0, vx);
-        vy = Math.max(0, vy);
+      if (yy) {
+        const vx = Math.max(0, scale * (xx[i]! - ux * ux));
+        const vy = Math.max(0, scale * (yy[i]! - uy * uy));
+        both = vx + vy;
         if (convention.clamp !== "variance >= 0") {
           vxy = Math.sign(vxy) * Math.min(Math.sqrt(vx * vy), Math.abs(vxy));
         }
       }
-      const contrast = (2 * vxy + c2) / (vx + vy + c2);
+      const contrast = (2 * vxy + c2) / (both + c2);
       contrastSum += contrast;
       ssimSum += ((2 * ux * uy + c1) / (ux * ux + uy * uy + c1)) * contrast;
       count += 1;
@@ -244,6 +246,15 @@ function product(a: Float64Array, b: Float64Array): Float64Array {
   const out = new Float64Array(a.length);
   for (let i = 0; i < a.length; i++) {
     out[i] = a[i]! * b[i]!;
+  }
+  return out;
+}
+
+/** x² + y². */
+function squares(x: Float64Array, y: Float64Array): Float64Array {
+  const out = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) {
+    out[i] = x[i]! * x[i]! + y[i]! * y[i]!;
   }
   return out;
 }
@@ -273,7 +284,7 @@ function mirror(i: number, side: number): number {
   return i < 0 ? -i : i >= side ? 2 * (side - 1) - i : i;
 }
 
-/** Correlation with taps along rows, then along columns, where the window fits. */
+/** Correlation with taps along rows, then along columns, where the window fits. Taps are symmetric. */
 function filterValid(
   values: Float64Array,
   height: number,
@@ -282,26 +293,57 @@ function filterValid(
 ): Float64Array {
   const outWidth = width - taps.length + 1;
   const outHeight = height - taps.length + 1;
+  const along = taps.length === 11 ? elevenTaps : symmetricTaps;
   const rows = new Float64Array(height * outWidth);
   for (let row = 0; row < height; row++) {
-    for (let column = 0; column < outWidth; column++) {
-      let sum = 0;
-      const from = row * width + column;
-      for (let k = 0; k < taps.length; k++) {
-        sum += taps[k]! * values[from + k]!;
-      }
-      rows[row * outWidth + column] = sum;
-    }
+    along(values, row * width, 1, taps, rows, row * outWidth, outWidth);
   }
   const out = new Float64Array(outHeight * outWidth);
   for (let row = 0; row < outHeight; row++) {
-    for (let k = 0; k < taps.length; k++) {
-      const tap = taps[k]!;
-      const from = (row + k) * outWidth;
-      for (let column = 0; column < outWidth; column++) {
-        out[row * outWidth + column]! += tap * rows[from + column]!;
-      }
-    }
+    along(rows, row * outWidth, outWidth, taps, out, row * outWidth, outWidth);
   }
   return out;
+}
+
+/** `count` sums of taps times values `step` apart, the first from `from`, one after another. */
+function symmetricTaps(
+  values: Float64Array,
+  from: number,
+  step: number,
+  taps: Float64Array,
+  out: Float64Array,
+  to: number,
+  count: number,
+): void {
+  const last = taps.length - 1;
+  const half = last / 2;
+  for (let i = 0; i < count; i++) {
+    let sum = taps[half]! * values[from + i + half * step]!;
+    for (let k = 0; k < half; k++) {
+      sum += taps[k]! * (values[from + i + k * step]! + values[from + i + (last - k) * step]!);
+    }
+    out[to + i] = sum;
+  }
+}
+
+/** The same for the Gaussian's eleven: twice as fast written out. */
+function elevenTaps(
+  v: Float64Array,
+  from: number,
+  step: number,
+  taps: Float64Array,
+  out: Float64Array,
+  to: number,
+  count: number,
+): void {
+  const [a, b, c, d, e, f] = taps as unknown as [number, number, number, number, number, number];
+  const [s2, s3, s4, s5] = [2 * step, 3 * step, 4 * step, 5 * step];
+  for (let i = 0; i < count; i++) {
+    const m = from + i + s5;
+    out[to + i] =
+      f * v[m]! +
+      (e * (v[m - step]! + v[m + step]!) + d * (v[m - s2]! + v[m + s2]!)) +
+      (c * (v[m - s3]! + v[m + s3]!) + b * (v[m - s4]! + v[m + s4]!)) +
+      a * (v[m - s5]! + v[m + s5]!);
+  }
 }
