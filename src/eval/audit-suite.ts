@@ -17,6 +17,7 @@ import { chooseClips, clipKeys, clipSampling, samplingKey } from "./clips.ts";
 import { type FactorName, factorNames, fitFactorReader } from "./factor-reader.ts";
 import { clipGenerator, type Source, tasksOf } from "./generation.ts";
 import { score } from "./protocols.ts";
+import { checkMovingShapes, makeAll } from "./made-clips.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
 
 export const schema = closed(
@@ -73,7 +74,7 @@ interface Read {
 const RESAMPLES = 1000;
 
 async function run(config: AuditConfig, name: string, context: EvalContext): Promise<Score[]> {
-  const { objective, tokenizer, device, batch } = context;
+  const { objective, tokenizer, device } = context;
   if (objective === undefined) {
     throw new UserError(
       "the suite audit judges generated clips, and the run trains no transformer",
@@ -82,12 +83,7 @@ async function run(config: AuditConfig, name: string, context: EvalContext): Pro
   }
   const dataset = await context.dataset(config.split);
   const train = await context.dataset("train");
-  if (dataset.type !== "moving-shapes") {
-    throw new UserError(
-      `the suite audit reads the attributes of moving-shapes only, the data set is ${dataset.type}`,
-      `switch it off with evals.${name}=null`,
-    );
-  }
+  checkMovingShapes(dataset, "audit", name);
   const known = tasksOf(objective);
   const task = config.task ?? known.find((one) => one === (config.prompts.length ? "T2V" : "CG"));
   if ((known.length > 0 && task === undefined) || (task !== undefined && !known.includes(task))) {
@@ -115,16 +111,11 @@ async function run(config: AuditConfig, name: string, context: EvalContext): Pro
   const reads = new Map<FactorName, Read[]>(config.attributes.map((one) => [one, []]));
   for (const [p, prompt] of prompts.entries()) {
     const source: Source = byText ? { label: -1, caption: prompt } : { label: p };
-    const clips: Uint8Array[] = [];
-    for (let from = 0; from < config.clips; from += batch) {
-      const seed = new Random(config.seed, `eval/audit/${p}`, from).uint32();
-      const sources = Array.from({ length: batch }, () => source);
-      const made = await generate({ ...(task !== undefined && { task }), sources, seed });
-      if (made.clips === undefined) {
-        throw new UserError(`evals.${name}.task: ${task} makes no video`, "name one that does");
-      }
-      clips.push(...made.clips.slice(0, config.clips - from));
-      context.progress(prompt, clips.length, config.clips);
+    const given = Array.from({ length: config.clips }, () => source);
+    const asked = { task, given, seed: config.seed, stream: `eval/audit/${p}` };
+    const { clips } = await makeAll(generate, asked, context, prompt);
+    if (clips.length === 0) {
+      throw new UserError(`evals.${name}.task: ${task} makes no video`, "name one that does");
     }
     const found = clips.map((clip) => reader.read(clip));
     const own = readHeld.filter((_, i) => byText || held[i]!.label === p);

@@ -12,7 +12,6 @@ import { UserError } from "../config/errors.ts";
 import { closed, type Static, Type } from "../config/schema.ts";
 import type { Sample } from "../data/dataset.ts";
 import { taskParts } from "../objectives/multimodal/layouts.ts";
-import { Random } from "../runtime/random.ts";
 import { uint8 } from "../runtime/tensors.ts";
 import { chooseClips, clipKeys, clipSampling, samplingKey, toBytes } from "./clips.ts";
 import {
@@ -24,8 +23,9 @@ import {
   pitchCurve,
   pitchError,
 } from "./factor-reader.ts";
-import { clipGenerator, type Made, tasksOf } from "./generation.ts";
+import { clipGenerator, tasksOf } from "./generation.ts";
 import { score } from "./protocols.ts";
+import { checkMovingShapes, makeAll } from "./made-clips.ts";
 import type { EvalContext, Score, Suite } from "./suite.ts";
 import { tokenizerFunctions } from "./tokenize.ts";
 
@@ -78,13 +78,8 @@ export function build(config: FactorsConfig, name: string): Suite {
 async function run(config: FactorsConfig, name: string, context: EvalContext): Promise<Score[]> {
   const dataset = await context.dataset(config.split);
   const train = await context.dataset("train");
-  if (dataset.type !== "moving-shapes") {
-    throw new UserError(
-      `the suite factors knows the factors of moving-shapes only, the data set is ${dataset.type}`,
-      `switch it off with evals.${name}=null`,
-    );
-  }
-  const { tokenizer, objective, device, batch } = context;
+  checkMovingShapes(dataset, "factors", name);
+  const { tokenizer, objective, device } = context;
   const size = tokenizer.clip;
   const fitted = Array.from(chooseClips(train.size, config.train_clips, config.seed));
   const real = await Promise.all(fitted.map((index) => train.get(index, 0)));
@@ -148,23 +143,9 @@ async function run(config: FactorsConfig, name: string, context: EvalContext): P
   const wanted: readonly (string | undefined)[] =
     known.length === 0 ? [undefined] : config.tasks.length > 0 ? config.tasks : known;
   /** Clips and sound of a task whose conditions come from `given`. */
-  const perform = async (task: string | undefined, given: readonly Sample[], stream: string) => {
-    const clips: Uint8Array[] = [];
-    const sound: Float32Array[] = [];
-    for (let from = 0; from < given.length; from += batch) {
-      // The last batch is filled up with its last sample: one shape, one compilation.
-      const sources = Array.from(
-        { length: batch },
-        (_, i) => given[Math.min(from + i, given.length - 1)]!,
-      );
-      const seed = new Random(config.seed, `eval/factors/${stream}`, from).uint32();
-      const made: Made = await generate({ ...(task !== undefined && { task }), sources, seed });
-      const kept = Math.min(batch, given.length - from);
-      clips.push(...(made.clips?.slice(0, kept) ?? []));
-      sound.push(...(made.audio?.slice(0, kept) ?? []));
-      context.progress(stream, Math.min(from + batch, given.length), given.length);
-    }
-    return { clips, sound };
+  const perform = (task: string | undefined, given: readonly Sample[], stream: string) => {
+    const asked = { task, given, seed: config.seed, stream: `eval/factors/${stream}` };
+    return makeAll(generate, asked, context, stream);
   };
   for (const task of wanted) {
     const { clips, sound } = await perform(task, samples, task ?? "class");
