@@ -239,7 +239,7 @@ async function run(
     compare(`generator${i}`, partly.clips, extra);
     compare(`generator${i}/interpolated`, partly.interpolated, extra);
     read(`generator${i}`, partly.clips, extra);
-    if (textLength > 0) {
+    if (textLength > 0 && reader !== undefined) {
       const free = await enlarged(`text${i}`, await generated(i, 1));
       read(`text${i}`, free.clips, { remade: 1 });
     }
