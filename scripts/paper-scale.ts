@@ -24,7 +24,9 @@ import { loadConfig } from "../src/config/resolve.ts";
 import { clipGenerator } from "../src/eval/generation.ts";
 import { isMultimodal } from "../src/objectives/multimodal/objective.ts";
 import type { Objective } from "../src/objectives/objective.ts";
+import { Scope } from "../src/models/scope.ts";
 import type { Device } from "../src/runtime/device.ts";
+import { Random } from "../src/runtime/random.ts";
 import { openDevice } from "../src/runtime/registry.ts";
 import { sizeOf } from "../src/runtime/tensors.ts";
 import { TORCH_FEATURES } from "../src/runtime/torch/lowering.ts";
@@ -38,6 +40,7 @@ import { Progress, standardOutput } from "../src/trainers/logging/progress.ts";
 import { type Modalities, openModalities, prepareModalities } from "../src/trainers/modalities.ts";
 import { makeObjective, makeTokenizer } from "../src/trainers/networks.ts";
 import { AdamW } from "../src/trainers/optimizers.ts";
+import { setVariable } from "../src/trainers/packing.ts";
 import { StopRequest } from "../src/trainers/signals.ts";
 import { openOnce, transformerStage } from "../src/trainers/sources.ts";
 import { compileStage, type Task } from "../src/trainers/step.ts";
@@ -75,7 +78,7 @@ interface Trained {
 }
 
 /** The training loop of a stage: the step's compiled function, the next batch loaded beside it. */
-async function train(device: Device, task: Task): Promise<Trained> {
+async function train(device: Device, task: Task, said: (what: string) => void): Promise<Trained> {
   const optimizer = new AdamW(task.scope.trainable(), task.options, task.options.accumulate);
   const average = new MovingAverage(optimizer.packs);
   task.start?.();
@@ -92,11 +95,33 @@ async function train(device: Device, task: Task): Promise<Trained> {
     upcoming.catch(() => undefined);
     losses.push((await running)["loss"]!);
     seconds.push(since(begin));
+    if (step === 0 || (step + 1) % 50 === 0) {
+      said(`step ${step + 1}, ${(1000 * seconds.at(-1)!).toFixed(0)} ms`);
+    }
   }
   await upcoming;
   optimizer.dispose();
   average.dispose();
   return { first: seconds[0]!, seconds: seconds.slice(1), waited: waited.slice(1), losses };
+}
+
+/**
+ * Starting values that cost no minute: a pool of normal numbers again and again, of the deviation 0.02 that the
+ * transformers' own have about, ones for the scales of norms, zeros for other vectors.
+ */
+function fillCheaply(scope: Scope): void {
+  const pool = new Random(0, "paper-scale").normals(2 ** 16).map((x) => 0.02 * x);
+  for (const [name, variable] of scope.variables()) {
+    const values = new Float32Array(variable.size);
+    if (variable.rank > 1) {
+      for (let at = 0; at < values.length; at += pool.length) {
+        values.set(pool.subarray(0, Math.min(pool.length, values.length - at)), at);
+      }
+    } else if (name.endsWith("scale")) {
+      values.fill(1);
+    }
+    setVariable(variable, values);
+  }
 }
 
 /** Clips one at a time: seconds of each after one that compiles, and the tokens of one. */
@@ -154,8 +179,14 @@ async function measure(name: string, stage: Task["stage"]): Promise<void> {
     };
     const { trainer, seed } = config;
     const [training, held] = [await run.dataset("train"), await run.dataset("validation")];
-    const tokenizer = makeTokenizer(config);
+    const begun = performance.now();
+    const said = (what: string): void => {
+      print(`  ${since(begun).toFixed(1)} s: ${what}`);
+    };
+    const tokenizer = makeTokenizer(config, Scope.blank(seed));
+    fillCheaply(tokenizer.scope);
     print(`\n${name}, ${stage}, on ${device.info.description}`);
+    said("the tokenizer is there");
 
     let modalities: Modalities = {};
     let objective: Objective | undefined;
@@ -163,7 +194,6 @@ async function measure(name: string, stage: Task["stage"]): Promise<void> {
     if (stage === "tokenizer") {
       task = tokenizerTask(tokenizer, trainer.tokenizer, training, held, seed, config.tokenizer);
     } else {
-      const begin = performance.now();
       const cached = [training, held].map((dataset) => ({ dataset, clips: dataset.size }));
       const { batch } = trainer.tokens;
       const quiet = () => undefined;
@@ -172,17 +202,18 @@ async function measure(name: string, stage: Task["stage"]): Promise<void> {
       }
       await prepareModalities(run, config.objective, cached, quiet);
       modalities = openModalities(run.dir, config.objective, device);
-      objective = makeObjective(config, tokenizer, training, modalities)!;
+      said(`tokens of ${training.size + held.size} clips`);
+      objective = makeObjective(config, tokenizer, training, modalities, Scope.blank(seed))!;
+      fillCheaply(objective.scope);
+      said("the transformer is there");
       for (const { dataset, clips } of objective.tasks ? cached : []) {
         await cacheConditions(run, tokenizer, objective.tasks!, dataset, { batch, clips }, quiet);
       }
-      print(
-        `  tokens of ${training.size + held.size} clips, all tasks: ${since(begin).toFixed(1)} s`,
-      );
+      said("tokens of the tasks' conditions");
       task = await transformerStage(run, config, objective, modalities);
     }
 
-    const { first, seconds, waited, losses } = await train(device, task);
+    const { first, seconds, waited, losses } = await train(device, task, said);
     const graphs = await traceTraining(config, TORCH_FEATURES, modalities, [stage]);
     device.activate();
     const { batch, accumulate } = task.options;

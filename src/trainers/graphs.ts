@@ -1,6 +1,7 @@
 /** @file The training steps of an experiment as graphs, without training: what `tessera show --graph` prints. */
 
 import { openDataset } from "../data/registry.ts";
+import { Scope } from "../models/scope.ts";
 import { tokenCount } from "../models/transformer.ts";
 import type { Objective, TokenBatch } from "../objectives/objective.ts";
 import { type Graph, liveNodes, printGraph } from "../runtime/graph.ts";
@@ -53,7 +54,8 @@ export async function traceTraining(
     openDataset(config.dataset, "validation", config.seed),
   ]);
   try {
-    const tokenizer = makeTokenizer(config);
+    // Shapes are all that a trace sees, and random numbers for hundreds of millions of parameters take a minute.
+    const tokenizer = makeTokenizer(config, Scope.blank(0));
     const { trainer } = config;
     if (stages.includes("tokenizer")) {
       await traceStep(
@@ -61,7 +63,7 @@ export async function traceTraining(
       );
     }
     const objective = stages.includes("transformer")
-      ? makeObjective(config, tokenizer, train, modalities)
+      ? makeObjective(config, tokenizer, train, modalities, Scope.blank(0))
       : undefined;
     if (objective) {
       const options = trainer.transformer;

@@ -17,9 +17,8 @@ import { setVariable, valuesOf } from "./packing.ts";
 import type { Task } from "./step.ts";
 
 /** The tokenizer of an experiment with its initial weights. */
-export function makeTokenizer(config: Experiment): Tokenizer {
-  const scope = Scope.root(config.seed).child("tokenizer");
-  return buildTokenizer(config.tokenizer, clipShape(config), scope);
+export function makeTokenizer(config: Experiment, root = Scope.root(config.seed)): Tokenizer {
+  return buildTokenizer(config.tokenizer, clipShape(config), root.child("tokenizer"));
 }
 
 /** The objective of an experiment with its initial weights; undefined when there is none. */
@@ -28,6 +27,7 @@ export function makeObjective(
   tokenizer: Tokenizer,
   dataset: Pick<Dataset, "classes">,
   modalities: Modalities = {},
+  root = Scope.root(config.seed),
 ): Objective | undefined {
   if (config.objective === undefined || config.model === undefined) {
     return undefined;
@@ -48,8 +48,7 @@ export function makeObjective(
     }),
     ...modalities,
   };
-  const scope = Scope.root(config.seed).child("transformer");
-  return buildObjective(config.objective, config.model, space, scope);
+  return buildObjective(config.objective, config.model, space, root.child("transformer"));
 }
 
 /**
