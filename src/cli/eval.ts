@@ -1,13 +1,15 @@
 /** @file `tessera eval`: compute scores of a run again, or others than it has, from its checkpoints. */
 
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { UserError } from "../config/errors.ts";
 import type { Score } from "../eval/suite.ts";
 import type { Experiment } from "../trainers/experiment.ts";
+import { type Kept, keptScores, scoresOfProcesses, type Task } from "./eval-processes.ts";
 import { loadExperiment } from "./experiment.ts";
+import { integer } from "./options.ts";
 import { coloured, print, printJson, say, table, wrap } from "./output.ts";
 import { scoreTable } from "./scores.ts";
 
@@ -16,6 +18,8 @@ interface EvalOptions {
   readonly list?: boolean;
   readonly json?: boolean;
   readonly out?: string;
+  readonly processes: number;
+  readonly task?: string;
 }
 
 type Suites = Experiment["evals"];
@@ -38,21 +42,35 @@ export function addEval(program: Command): void {
     )
     .option("--list", "explain the evaluations and protocols instead")
     .option("--json", "print JSON")
-    .option("--out <folder>", "keep the scores and pictures there; nothing is kept when left out")
+    .option(
+      "--out <folder>",
+      "keep the scores and pictures there, and go on from what is there; nothing is kept when left out",
+    )
+    .option(
+      "--processes <n>",
+      "evaluations side by side, each in a process of its own; the scores are the same",
+      integer(1),
+      1,
+    )
+    .addOption(new Option("--task <file>", "one evaluation of --processes").hideHelp())
     .addHelpText(
       "after",
       `
 The run's folder is only read. Scores that a run has already must come out equal, to the last bit on
-the same machine; where one differs the exit code is 1. "new" marks scores that the run has not.
+the same machine; where one differs the exit code is 1. "new" marks scores that the run has not. A command that was
+killed goes on with the evaluations that it had not ended, if it has --out.
 
 Examples:
   tessera eval results/quickstart/<hash>-s0
   tessera eval RUN --suite reconstruction @reconstruction-all --out more-scores
+  tessera eval RUN --suite full --out all-scores --processes 4
   tessera eval --list`,
     )
     .action(async (dir: string | undefined, options: EvalOptions) => {
       if (options.list) {
         await list(options);
+      } else if (dir !== undefined && options.task !== undefined) {
+        await evaluateTask(dir, options.task);
       } else if (dir === undefined) {
         throw new UserError(
           "no run folder is named",
@@ -77,12 +95,33 @@ async function evaluate(dir: string, options: EvalOptions): Promise<void> {
     ),
   );
   const recorded = recordedScores(dir);
-  const run = await openRun(dir, { warn: say });
+  // Suites leave pictures; a run that was only looked at keeps the ones it has.
+  const folder = options.out ?? mkdtempSync(join(tmpdir(), "tessera-eval-"));
   let scores: Score[];
   try {
-    scores = await scoresOf(run, suites, mayFail, options.out);
+    const { codeHash } = await import("../trainers/code-hash.ts");
+    const kept = keptScores(folder, realpathSync(dir), codeHash());
+    const asked = { dir, suites, mayFail, folder, kept };
+    if (options.processes > 1) {
+      scores = await inProcesses(asked, options.processes);
+    } else {
+      const run = await openRun(dir, { warn: say });
+      try {
+        scores = await scoresOf(run, asked);
+      } finally {
+        await run.close();
+      }
+    }
+    if (options.out !== undefined) {
+      const { writeFileAtomic } = await import("../runtime/files.ts");
+      writeFileAtomic(join(folder, "scores.json"), `${JSON.stringify({ scores }, null, 2)}\n`);
+      rmSync(join(folder, "scores.partial.json"), { force: true });
+      rmSync(join(folder, "parts"), { recursive: true, force: true });
+    }
   } finally {
-    await run.close();
+    if (options.out === undefined) {
+      rmSync(folder, { recursive: true, force: true });
+    }
   }
   const compared = scores.map((score) => compare(score, recorded));
   const differing = compared.filter(({ verdict }) => verdict === "differs").length;
@@ -151,28 +190,76 @@ async function suiteOfFile(dir: string, name: string): Promise<Suites[string]> {
   return config.evals["asked"]!;
 }
 
-async function scoresOf(
-  run: Awaited<ReturnType<typeof import("../trainers/open-run.ts").openRun>>,
-  suites: Suites,
-  mayFail: ReadonlySet<string>,
-  out: string | undefined,
-): Promise<Score[]> {
-  const [{ evaluateSuite }, { Progress, standardOutput }, signals, { writeFileAtomic }] =
-    await Promise.all([
-      import("../trainers/evaluation.ts"),
-      import("../trainers/logging/progress.ts"),
-      import("../trainers/signals.ts"),
-      import("../runtime/files.ts"),
-    ]);
-  const { config, device, tokenizer, objective, resampled } = run;
-  // Suites leave pictures; a run that was only looked at keeps the ones it has.
-  const folder = out ?? mkdtempSync(join(tmpdir(), "tessera-eval-"));
+interface Asked {
+  readonly dir: string;
+  readonly suites: Suites;
+  readonly mayFail: ReadonlySet<string>;
+  /** Where pictures go. */
+  readonly folder: string;
+  readonly kept: Kept;
+  /** Another process shows how far the command is. */
+  readonly inside?: boolean;
+}
+
+async function inProcesses(asked: Asked, processes: number): Promise<Score[]> {
+  const [{ Progress, standardOutput }, signals] = await Promise.all([
+    import("../trainers/logging/progress.ts"),
+    import("../trainers/signals.ts"),
+  ]);
   const progress = new Progress(standardOutput());
   const stop = new signals.StopRequest();
   const unlisten = signals.listenForSignals(stop, (signal) => say(`${signal}: stopping`));
   try {
-    progress.plan([{ name: "evaluation", total: Object.keys(suites).length }]);
+    progress.plan([{ name: "evaluation", total: Object.keys(asked.suites).length }]);
     progress.start("evaluation", 0);
+    const onChange = (ended: number, running: readonly string[]) =>
+      progress.update(ended, running.join(", "));
+    return await scoresOfProcesses({ ...asked, processes, stop, onChange });
+  } finally {
+    progress.stop();
+    unlisten();
+  }
+}
+
+/** One evaluation of a command with --processes: the task's file says which, and where its scores go. */
+async function evaluateTask(dir: string, file: string): Promise<void> {
+  const { openRun } = await import("../trainers/open-run.ts");
+  const { writeFileAtomic } = await import("../runtime/files.ts");
+  const { name, suite, mayFail, folder, result } = JSON.parse(readFileSync(file, "utf8")) as Task;
+  const run = await openRun(dir, { warn: say });
+  try {
+    const scores = await scoresOf(run, {
+      dir,
+      suites: { [name]: suite },
+      mayFail: new Set(mayFail ? [name] : []),
+      folder,
+      kept: { get: () => undefined, set: () => undefined },
+      inside: true,
+    });
+    writeFileAtomic(result, JSON.stringify(scores));
+  } finally {
+    await run.close();
+  }
+}
+
+async function scoresOf(
+  run: Awaited<ReturnType<typeof import("../trainers/open-run.ts").openRun>>,
+  { suites, mayFail, folder, kept, inside = false }: Asked,
+): Promise<Score[]> {
+  const [{ evaluateSuite }, { Progress, standardOutput }, signals] = await Promise.all([
+    import("../trainers/evaluation.ts"),
+    import("../trainers/logging/progress.ts"),
+    import("../trainers/signals.ts"),
+  ]);
+  const { config, device, tokenizer, objective, resampled } = run;
+  const progress = new Progress(standardOutput());
+  const stop = new signals.StopRequest();
+  const unlisten = signals.listenForSignals(stop, (signal) => say(`${signal}: stopping`));
+  try {
+    if (!inside) {
+      progress.plan([{ name: "evaluation", total: Object.keys(suites).length }]);
+      progress.start("evaluation", 0);
+    }
     const context = {
       dir: folder,
       seed: config.seed,
@@ -190,28 +277,28 @@ async function scoresOf(
     const scores: Score[] = [];
     for (const [i, [name, suite]] of Object.entries(suites).entries()) {
       const { batch } = config.trainer.evaluation;
-      try {
-        scores.push(...(await evaluateSuite(context, suite, name, networks, batch)));
-      } catch (error) {
-        if (!(error instanceof UserError) || !mayFail.has(name)) {
-          throw error;
+      let made = kept.get(name, suite);
+      if (made === undefined) {
+        try {
+          made = await evaluateSuite(context, suite, name, networks, batch);
+        } catch (error) {
+          if (!(error instanceof UserError) || !mayFail.has(name)) {
+            throw error;
+          }
+          context.warn(`${name}: no score: ${error.message}`);
+          made = [];
         }
-        context.warn(`${name}: no score: ${error.message}`);
+        kept.set(name, suite, made);
       }
+      scores.push(...made);
       progress.update(i + 1, name);
       await signals.turn();
       stop.check();
-    }
-    if (out !== undefined) {
-      writeFileAtomic(join(out, "scores.json"), `${JSON.stringify({ scores }, null, 2)}\n`);
     }
     return scores;
   } finally {
     progress.stop();
     unlisten();
-    if (out === undefined) {
-      rmSync(folder, { recursive: true, force: true });
-    }
   }
 }
 

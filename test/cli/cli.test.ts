@@ -1,6 +1,6 @@
 /** @file The command line as a user meets it: the built program in a process of its own. */
 
-import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import { type SpawnSyncReturns, spawn, spawnSync } from "node:child_process";
 import {
   cpSync,
   existsSync,
@@ -191,6 +191,31 @@ describe("a run", () => {
     for (const suite of ["reconstruction", "codebook", "rate", "compression", "frechet", "probe"]) {
       expect(stdout).toMatch(new RegExp(`\\b${suite}/`));
     }
+  });
+
+  it("has the same scores from several processes, and goes on where it was killed", async () => {
+    const scores = (out: string) => readFileSync(join(dir, out, "scores.json"), "utf8");
+    const whole = tessera("eval", folder(), "--out", "scores-one");
+    expect(whole.status).toBe(0);
+    const several = tessera("eval", folder(), "--out", "several", "--processes", "2");
+    expect(several.status).toBe(0);
+    expect(scores("several")).toBe(scores("scores-one"));
+    expect(existsSync(join(dir, "several", "parts"))).toBe(false);
+
+    const partial = join(dir, "killed", "scores.partial.json");
+    const args = [program, "eval", folder(), "--out", "killed"];
+    const child = spawn(process.execPath, args, { cwd: dir, stdio: "ignore" });
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    while (!existsSync(partial)) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    child.kill("SIGKILL");
+    await ended;
+    const kept = Object.keys(JSON.parse(readFileSync(partial, "utf8")) as object);
+    const rest = tessera("eval", folder(), "--out", "killed", "--processes", "2");
+    expect(rest.status).toBe(0);
+    expect(kept.length).toBeGreaterThan(0);
+    expect(scores("killed")).toBe(scores("scores-one"));
   });
 
   it("generates clips of a class, and refuses an unknown one", () => {
