@@ -44,8 +44,7 @@ export function keptScores(folder: string, run: string, code: string): Kept {
     : {};
   const keyOf = (suite: Suites[string]) => canonicalJson({ run, code, suite });
   return {
-    get: (name, suite) =>
-      entries[name]?.key === keyOf(suite) ? entries[name].scores : undefined,
+    get: (name, suite) => (entries[name]?.key === keyOf(suite) ? entries[name].scores : undefined),
     set(name, suite, scores) {
       entries[name] = { key: keyOf(suite), scores };
       mkdirSync(folder, { recursive: true });
