@@ -14,7 +14,7 @@ if (!isBuilt()) {
   process.stderr.write("ranks are not tested: the addon for PyTorch is not built\n");
 }
 
-const STEPS = 30;
+const STEPS = 90; // so many that the first ranks are still at work when one of them is killed
 
 function start(...more: readonly string[]) {
   const child = spawn(
@@ -22,7 +22,7 @@ function start(...more: readonly string[]) {
     `--import tsx src/cli/main.ts run configs/experiments/tokenizer.yaml output=${output} evals={}
       dataset.size=64 dataset.validation_size=16 trainer.samples.count=0
       trainer.tokenizer.steps=${STEPS} trainer.tokenizer.checkpoint_every=10
-      trainer.tokenizer.validate_every=30 trainer.tokenizer.log_every=1`
+      trainer.tokenizer.validate_every=${STEPS} trainer.tokenizer.log_every=1`
       .split(/\s+/)
       .concat("device={type: torch-cpu, threads: 1}", more),
     { stdio: ["ignore", "ignore", "pipe"] },
